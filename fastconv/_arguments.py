@@ -1,0 +1,131 @@
+"""Checks and normal forms of the arguments that users pass.  Every error names the argument and its value."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastconv import geometry
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+Padding = Any  # "SAME", "VALID", or [[0, 0], [top, bottom], [left, right], [0, 0]]
+IntOrInts = Any  # 2, (2, 2) or (1, 2, 2, 1)
+
+
+def show(value: object) -> str:
+    """A value as an error message shows it: an array by its dtype and shape, anything long cut short."""
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} with shape {value.shape}"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """A whole number of at least `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {show(value)}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}")
+    return number
+
+
+def arrays(**named: tuple[ArrayLike, int]) -> list[NDArray]:
+    """C-contiguous native arrays of one dtype, float32 or float64, given (value, number of axes) by name.
+
+    Integers and float16 count as float32; otherwise NumPy's promotion decides.
+    """
+    found = []
+    for name, (value, ndim) in named.items():
+        a = value if type(value) is np.ndarray else _as_array(name, value)
+        if a.ndim != ndim:
+            raise ValueError(f"{name} must have {ndim} axes, not {a.ndim}: got {show(a)}")
+        if a.dtype not in FLOATS and (a.dtype.kind not in "fiub" or a.dtype.itemsize > 8):
+            raise TypeError(f"{name} must be real numbers up to float64, not {show(a)}")
+        found.append(a)
+    # NumPy's byte order is part of the dtype, so 8-byte floats are found by their kind and size.
+    double = any(a.dtype.kind == "f" and a.dtype.itemsize == 8 for a in found)
+    dtype = FLOATS[1] if double else FLOATS[0]
+    return [np.ascontiguousarray(a, dtype) for a in found]
+
+
+def array(name: str, value: ArrayLike) -> NDArray:
+    """One array, as `arrays` returns it, with any number of axes."""
+    a = _as_array(name, value)
+    return arrays(**{name: (a, a.ndim)})[0].reshape(a.shape)
+
+
+def _as_array(name: str, value: ArrayLike) -> NDArray:
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is no array: {show(value)} ({error})") from None
+
+
+def pair(name: str, value: IntOrInts) -> tuple[int, int]:
+    """A whole number of at least 1 for (height, width): given as one number, one for each, or TensorFlow's four."""
+    numbers = list(value) if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str) else [value]
+    if len(numbers) == 1:
+        numbers = numbers * 2
+    elif len(numbers) == 4:
+        if numbers[0] != 1 or numbers[3] != 1:
+            raise ValueError(f"{name} must be 1 along batch and channels, not {show(value)}")
+        numbers = numbers[1:3]
+    if len(numbers) != 2:
+        raise ValueError(f"{name} must be one number, (height, width) or (1, height, width, 1), not {show(value)}")
+    try:
+        height, width = (operator.index(number) for number in numbers)
+    except TypeError:
+        raise TypeError(f"{name} must be whole numbers, not {show(value)}") from None
+    if height < 1 or width < 1:
+        raise ValueError(f"{name} must be at least 1, not {show(value)}")
+    return height, width
+
+
+def padding(value: Padding) -> tuple[geometry.Padding, geometry.Padding]:
+    """The padding of (height, width), as fastconv.geometry takes it."""
+    if isinstance(value, str):
+        if value.upper() not in ("SAME", "VALID"):
+            raise ValueError(f'padding must be "SAME", "VALID" or explicit, not {value!r}')
+        return value.upper(), value.upper()
+    try:
+        (n0, n1), vertical, horizontal, (c0, c1) = (tuple(operator.index(p) for p in ends) for ends in value)
+        (top, bottom), (left, right) = vertical, horizontal
+    except (TypeError, ValueError):
+        raise ValueError(
+            'padding must be "SAME", "VALID" or [[0, 0], [top, bottom], [left, right], [0, 0]] in whole pixels, '
+            f"not {show(value)}"
+        ) from None
+    if (n0, n1, c0, c1) != (0, 0, 0, 0) or min(top, bottom, left, right) < 0:
+        raise ValueError(f"padding must be 0 along batch and channels and nowhere negative, not {show(value)}")
+    return vertical, horizontal
+
+
+def nhwc(data_format: str) -> None:
+    if data_format != "NHWC":
+        raise ValueError(f'data_format must be "NHWC" (batch, height, width, channels), not {data_format!r}')
+
+
+def choice(name: str, value: Any, choices: tuple) -> Any:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {show(value)}")
+    return value
+
+
+def sizes(name: str, value: Any) -> tuple[int, ...]:
+    """The four sizes of an array."""
+    numbers = list(value) if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str) else []
+    if len(numbers) != 4:
+        raise ValueError(f"{name} must be the four sizes of an array, not {show(value)}")
+    return tuple(whole(name, number, 0) for number in numbers)
+
+
+def same_shape(name: str, a: NDArray, shape: tuple[int, ...], why: str) -> None:
+    if a.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, {why}, not {a.shape}")

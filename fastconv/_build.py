@@ -1,0 +1,59 @@
+"""Loading the compiled code: is it there, was it built from these sources, and how its OpenMP threads wait.
+
+In a checkout the folder `fastconv` shadows an installed one, so it must hold extensions built in place, from the sources beside
+it.  Each build carries a digest of its sources; importing fastconv from a checkout compares.  An installed package has no
+sources beside it and compares nothing.  setup.py runs this file too, before there is anything to import.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+HOW_TO_BUILD = "build it in place: pip install -e ."
+
+# libgomp's idle threads spin for milliseconds before they sleep, and meanwhile keep NumPy's BLAS threads from running: a NumPy
+# product and a convolution in turn then take ten times as long.  So many rounds (some tens of microseconds) bridge the gap
+# between two layers of a network and no more.
+SPIN_ROUNDS = "2000"
+SPIN_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def digest(root: Path) -> str:
+    """A digest of everything that is compiled, below the checkout `root`."""
+    h = hashlib.sha256()
+    for pattern in ("src_c/*.[ch]", "fastconv/_kernels/*.p[yx][xd]"):
+        for path in sorted(root.glob(pattern)):
+            h.update(path.name.encode() + b"\0" + path.read_bytes())
+    return h.hexdigest()[:16]
+
+
+def load() -> None:
+    """Import the extensions; raise ImportError, saying how to build, if they are missing or stale."""
+    root = Path(__file__).resolve().parent.parent
+    in_checkout = (root / "src_c" / "fastconv.h").is_file()
+    try:
+        with _brief_spinning():
+            from fastconv._kernels import dispatch
+    except ImportError as error:
+        where = f"in the checkout {root}" if in_checkout else "in this installation"
+        raise ImportError(f"fastconv: no compiled code {where} ({error}); {HOW_TO_BUILD}") from error
+    if in_checkout and dispatch.SOURCES != digest(root):
+        raise ImportError(f"fastconv: the sources in {root} have changed since they were compiled; {HOW_TO_BUILD}")
+
+
+@contextlib.contextmanager
+def _brief_spinning() -> Iterator[None]:
+    """Around the import that loads the OpenMP runtime, which reads its variables then and never again.
+
+    The user's own choice stands, and so does the environment afterwards; a runtime that is already loaded is as it is.
+    """
+    if any(variable in os.environ for variable in SPIN_VARIABLES):
+        yield
+        return
+    os.environ["GOMP_SPINCOUNT"] = SPIN_ROUNDS
+    try:
+        yield
+    finally:
+        del os.environ["GOMP_SPINCOUNT"]

@@ -1,0 +1,417 @@
+"""Convolution's drivers: threads, cache blocks and borders around one micro-kernel (gemm in src_c/fastconv.h).
+
+The three passes differ only in the tables that they hand to it.  All of them walk the result in *units*: some whole images,
+or some rows of one image, or some columns of one row; about PIXELS result pixels each.  A unit whose windows reach over
+the border first copies what they see of the source into a zero-bordered buffer that stays in the second-level cache, so no
+inner loop ever asks where the image ends.
+
+    correlate         (the convolution, and the gradient of its input)
+        phase 1       pack the filters: panels of up to `max_vectors` vectors of result channels
+                        b = panel 0 [taps * C][width 0], panel 1 [taps * C][width 1], ...
+        phase 2       for each (unit, group of panels), shared out among the threads:
+                        copy the source;  for each panel: for each block of KC bytes: gemm
+
+    filter_gradient
+        phase 1       for each (chunk of units, panel, part of the filter's rows), shared out among the threads:
+                        for each unit: copy the source;  gemm adds to the chunk's own partial gradient
+        phase 2       add up the chunks, in order
+
+What is summed in which order depends on the shapes alone, never on the number of threads: so neither do the bits.
+"""
+cimport cython
+from cython.parallel cimport parallel, prange, threadid
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from fastconv._kernels.dispatch cimport kernels_for
+from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_RELU, fc_index, fc_kernels
+
+ctypedef fused real:
+    float
+    double
+
+# A unit's pixels: enough to use a packed panel many times (a tile has 4..14 rows), few enough that the unit's sources and
+# results stay in the second-level cache beside the panel.
+cdef fc_index PIXELS = 128
+# The source buffer's limit; wide images with many channels get narrower units.
+cdef fc_index SOURCE_BYTES = 1 << 19
+# The part of a packed panel that stays in the second-level cache while a unit's pixels pass by.
+cdef fc_index KC_BYTES = 1 << 17
+# Work is cut into at least this many tasks where the shape allows; more would only repeat the source's copy.
+cdef fc_index TASKS = 16
+# All partial filter gradients together.
+cdef fc_index PARTIAL_BYTES = 1 << 22
+
+cdef struct Axis:                     # fastconv.geometry.Sweep
+    fc_index count, origin, step, extent, taps, place, place_step
+    fc_index *tap                     # [taps] index into the filter
+    fc_index *offset                  # [taps]
+
+cdef struct Job:
+    const fc_kernels *fc
+    fc_index size                     # bytes of an element
+    const char *x                     # [n][h][w][c] source
+    char *y                           # [n][yh][yw][k] result (filter_gradient: the output's gradient, only read)
+    fc_index n, h, w, c, yh, yw, k
+    Axis v, u                         # vertical, horizontal
+    fc_index depth                    # taps * c: the length of a window
+    fc_index vectors, panels
+    # units
+    fc_index images, rows, columns    # of a whole unit
+    fc_index units_n, units_v, units_u, units
+    bint copies                       # the source is copied, into [images][buffer_h][buffer_w][c]
+    fc_index buffer_h, buffer_w
+    fc_index *row                     # [images * rows * columns] source offset of a unit's pixel
+    fc_index *place                   # [the same] result offset
+    fc_index *col                     # [depth] source offset of (tap, channel) from a pixel
+    # correlate
+    const char *filters               # HWIO
+    char *packed
+    const char *bias
+    int flags
+    bint transposed                   # filters' output channels are the source's channels
+    fc_index filter_w
+    fc_index groups                   # of panels, each a task of its own
+    # filter_gradient
+    fc_index chunks, parts            # of the units, of the window's elements
+    char *dw                          # [depth][k]
+    char *partial                     # [chunks - 1][depth][k]
+
+cdef struct Unit:
+    fc_index pixels
+    const char *x                     # row[] and col[] count from here
+    char *y                           # place[] counts from here
+
+
+cdef inline fc_index ceil_div(fc_index a, fc_index b) noexcept nogil:
+    return (a + b - 1) // b
+
+
+cdef inline fc_index whole_lines(fc_index n_bytes) noexcept nogil:
+    """Rounded up to cache lines."""
+    return ceil_div(n_bytes, 64) * 64
+
+
+# ------------------------------------------------------------------------------------------------ planning
+
+cdef int read_axis(Axis *a, object sweep) except -1:
+    a.count, a.origin, a.step, a.extent = sweep.count, sweep.origin, sweep.step, sweep.extent
+    a.taps, a.place, a.place_step = len(sweep.taps), sweep.place, sweep.place_step
+    a.tap = <fc_index *>malloc((2 * a.taps + 1) * sizeof(fc_index))
+    if a.tap == NULL:
+        raise MemoryError("fastconv: no memory for the table of taps")
+    a.offset = a.tap + a.taps
+    for i, (index, offset) in enumerate(sweep.taps):
+        a.tap[i] = index
+        a.offset[i] = offset
+    return 0
+
+
+cdef inline bint stays_inside(const Axis *a, fc_index size) noexcept nogil:
+    return a.origin >= 0 and a.origin + (a.count - 1) * a.step + a.extent <= size
+
+
+cdef inline fc_index span(const Axis *a, fc_index count) noexcept nogil:
+    return (count - 1) * a.step + a.extent
+
+
+cdef void plan_units(Job *job) noexcept nogil:
+    cdef fc_index columns = job.u.count, rows = job.v.count, per_image = rows * columns, row_bytes = job.c * job.size
+    job.columns = ceil_div(columns, ceil_div(columns, 4 * PIXELS))
+    while job.columns > 8 and span(&job.u, job.columns) * job.v.extent * row_bytes > SOURCE_BYTES:
+        job.columns = ceil_div(job.columns, 2)
+    job.rows = 1
+    if job.columns == columns:
+        job.rows = ceil_div(rows, ceil_div(rows, max(PIXELS // columns, 1)))
+        while job.rows > 1 and span(&job.u, columns) * span(&job.v, job.rows) * row_bytes > SOURCE_BYTES:
+            job.rows = ceil_div(job.rows, 2)
+    job.images = 1
+    if job.rows * job.columns == per_image:
+        job.images = max(1, min(PIXELS // per_image, job.n))
+        job.images = max(1, min(job.images, SOURCE_BYTES // max(1, span(&job.u, columns) * span(&job.v, rows) * row_bytes)))
+    job.units_n = ceil_div(job.n, job.images)
+    job.units_v = ceil_div(rows, job.rows)
+    job.units_u = ceil_div(columns, job.columns)
+    job.units = job.units_n * job.units_v * job.units_u
+    job.copies = not (stays_inside(&job.v, job.h) and stays_inside(&job.u, job.w))
+    job.buffer_h = span(&job.v, job.rows)
+    job.buffer_w = span(&job.u, job.columns)
+
+
+cdef int fill_tables(Job *job) except -1 nogil:
+    """The addresses of a window: pixel by pixel of a unit (row, place) and element by element (col)."""
+    cdef fc_index pixels = job.images * job.rows * job.columns
+    cdef fc_index pitch = job.buffer_w if job.copies else job.w
+    cdef fc_index lines = job.buffer_h if job.copies else job.h
+    cdef fc_index image, r, q, a, b, channel, i = 0
+    job.row = <fc_index *>malloc((2 * pixels + job.depth + 1) * sizeof(fc_index))
+    if job.row == NULL:
+        with gil:
+            raise MemoryError("fastconv: no memory for the tables of a convolution")
+    job.place = job.row + pixels
+    job.col = job.place + pixels
+    for image in range(job.images):
+        for r in range(job.rows):
+            for q in range(job.columns):
+                job.row[i] = ((image * lines + r * job.v.step) * pitch + q * job.u.step) * job.c
+                job.place[i] = ((image * job.yh + r * job.v.place_step) * job.yw + q * job.u.place_step) * job.k
+                i += 1
+    i = 0
+    for a in range(job.v.taps):
+        for b in range(job.u.taps):
+            for channel in range(job.c):
+                job.col[i] = (job.v.offset[a] * pitch + job.u.offset[b]) * job.c + channel
+                i += 1
+    return 0
+
+
+cdef void start_job(Job *job, fc_index size, fc_index k) noexcept nogil:
+    job.fc, job.size, job.k = kernels_for(size), size, k
+    job.vectors = ceil_div(k, job.fc.vl)
+    job.panels = ceil_div(job.vectors, job.fc.max_vectors)
+
+
+cdef int plan(Job *job, vertical, horizontal) except -1:
+    read_axis(&job.v, vertical)
+    read_axis(&job.u, horizontal)
+    job.depth = job.v.taps * job.u.taps * job.c
+    plan_units(job)
+    return 0
+
+
+cdef inline fc_index panel_start(const Job *job, fc_index panel) noexcept nogil:
+    """In vectors: panels share the vectors out evenly, so none is much narrower than the others."""
+    return panel * job.vectors // job.panels
+
+
+cdef void free_job(Job *job) noexcept nogil:
+    free(job.v.tap)
+    free(job.u.tap)
+    free(job.row)
+
+
+cdef char *allocate(fc_index n_bytes) except NULL nogil:
+    """64-byte aligned scratch; release() it."""
+    cdef char *raw = <char *>malloc(n_bytes + 128)
+    cdef char *aligned
+    if raw == NULL:
+        with gil:
+            raise MemoryError(f"fastconv: no memory for {n_bytes} bytes of scratch")
+    aligned = raw + 64 + (64 - <fc_index>raw % 64) % 64
+    (<char **>(aligned - sizeof(char *)))[0] = raw
+    return aligned
+
+
+cdef void release(char *aligned) noexcept nogil:
+    if aligned != NULL:
+        free((<char **>(aligned - sizeof(char *)))[0])
+
+
+# ------------------------------------------------------------------------------------------------ one unit
+
+cdef void copy_window(char *out, const char *image, fc_index h, fc_index w, fc_index pixel_bytes, fc_index top, fc_index left,
+                      fc_index height, fc_index width) noexcept nogil:
+    """out[height][width] = the pixels from (top, left) on of image[h][w], zeros where there is no image."""
+    cdef fc_index line_bytes = width * pixel_bytes
+    cdef fc_index first = min(max(0, -left), width), last = max(first, min(width, w - left))
+    cdef fc_index r, y
+    cdef char *line
+    for r in range(height):
+        y = top + r
+        line = out + r * line_bytes
+        if y < 0 or y >= h or first == last:
+            memset(line, 0, line_bytes)
+            continue
+        memset(line, 0, first * pixel_bytes)
+        memcpy(line + first * pixel_bytes, image + (y * w + left + first) * pixel_bytes, (last - first) * pixel_bytes)
+        memset(line + last * pixel_bytes, 0, (width - last) * pixel_bytes)
+
+
+cdef Unit open_unit(const Job *job, fc_index index, char *buffer) noexcept nogil:
+    """The unit's addresses; copies its source into the buffer where windows reach over the border."""
+    cdef Unit unit
+    cdef fc_index i, pixel_bytes = job.c * job.size
+    cdef fc_index q0 = index % job.units_u * job.columns
+    cdef fc_index r0 = index // job.units_u % job.units_v * job.rows
+    cdef fc_index n0 = index // (job.units_u * job.units_v) * job.images
+    cdef fc_index columns = min(job.columns, job.u.count - q0)
+    cdef fc_index rows = min(job.rows, job.v.count - r0)
+    cdef fc_index images = min(job.images, job.n - n0)
+    cdef fc_index top = job.v.origin + r0 * job.v.step, left = job.u.origin + q0 * job.u.step
+    unit.pixels = images * rows * columns
+    unit.y = job.y + (((n0 * job.yh + job.v.place + r0 * job.v.place_step) * job.yw
+                       + job.u.place + q0 * job.u.place_step) * job.k) * job.size
+    if not job.copies:
+        unit.x = job.x + ((n0 * job.h + top) * job.w + left) * pixel_bytes
+        return unit
+    unit.x = buffer
+    for i in range(images):
+        copy_window(buffer + i * job.buffer_h * job.buffer_w * pixel_bytes, job.x + (n0 + i) * job.h * job.w * pixel_bytes,
+                    job.h, job.w, pixel_bytes, top, left, span(&job.v, rows), job.buffer_w)
+    return unit
+
+
+# ------------------------------------------------------------------------------------------------ correlate
+
+cdef void pack_tap(const Job *job, fc_index task) noexcept nogil:
+    """One tap of one panel of the filters."""
+    cdef fc_index panel = task // (job.v.taps * job.u.taps), t = task % (job.v.taps * job.u.taps)
+    cdef fc_index first = panel_start(job, panel) * job.fc.vl
+    cdef fc_index width = panel_start(job, panel + 1) * job.fc.vl - first
+    cdef fc_index tap = job.v.tap[t // job.u.taps] * job.filter_w + job.u.tap[t % job.u.taps]
+    cdef fc_index n = min(width, job.k - first)
+    cdef const char *w = job.filters + tap * job.c * job.k * job.size
+    cdef char *b = job.packed + (job.depth * first + t * job.c * width) * job.size
+    if job.transposed:
+        job.fc.pack(b, w + first * job.c * job.size, job.c, n, width, 1, job.c)
+    else:
+        job.fc.pack(b, w + first * job.size, job.c, n, width, job.k, 1)
+
+
+cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept nogil:
+    cdef Unit unit = open_unit(job, task // job.groups, buffer)
+    cdef fc_index group = task % job.groups
+    cdef fc_index panel, first, vectors, width, depth, p, flags
+    for panel in range(group * job.panels // job.groups, (group + 1) * job.panels // job.groups):
+        vectors = panel_start(job, panel + 1) - panel_start(job, panel)
+        first = panel_start(job, panel) * job.fc.vl
+        width = vectors * job.fc.vl
+        depth = max(1, KC_BYTES // (width * job.size))
+        p = 0
+        while True:
+            # The first block overwrites, the last one finishes with bias and activation.
+            depth = min(depth, job.depth - p)
+            flags = FC_ACCUMULATE if p > 0 else 0
+            if p + depth == job.depth:
+                flags |= job.flags
+            job.fc.gemm(unit.y + first * job.size, job.place, unit.x, job.row, unit.pixels, job.col + p, depth,
+                        job.packed + (job.depth * first + p * width) * job.size, width, vectors,
+                        min(width, job.k - first), job.bias + first * job.size if job.bias != NULL else NULL, flags)
+            p += depth
+            if p >= job.depth:
+                break
+
+
+cdef int run_correlate(Job *job, int num_threads) except -1:
+    cdef fc_index i, taps = job.v.taps * job.u.taps, packed_bytes, buffer_bytes
+    cdef char *scratch
+    job.groups = min(job.panels, ceil_div(TASKS, max(job.units, 1)))
+    packed_bytes = whole_lines(job.depth * job.vectors * job.fc.vl * job.size)
+    buffer_bytes = whole_lines(job.images * job.buffer_h * job.buffer_w * job.c * job.size) if job.copies else 0
+    with nogil:
+        fill_tables(job)
+        scratch = allocate(packed_bytes + num_threads * buffer_bytes)
+        job.packed = scratch
+        with parallel(num_threads=num_threads):
+            for i in prange(taps * job.panels, schedule="static"):
+                pack_tap(job, i)
+            for i in prange(job.units * job.groups, schedule="dynamic"):
+                correlate_unit(job, i, scratch + packed_bytes + threadid() * buffer_bytes)
+        release(scratch)
+    return 0
+
+
+def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :, :, ::1] filters, const real[::1] bias,
+              bint relu, vertical, horizontal, bint transposed, int num_threads):
+    """y = the correlation of x with HWIO filters along two geometry.Sweeps, + bias (or None), relu.
+
+    Only the result pixels that the sweeps name are written.  transposed: x has the filters' output channels and y their
+    input channels.
+    """
+    cdef Job job
+    memset(&job, 0, sizeof(Job))
+    start_job(&job, sizeof(real), y.shape[3])
+    job.x, job.y, job.filters = <const char *>&x[0, 0, 0, 0], <char *>&y[0, 0, 0, 0], <const char *>&filters[0, 0, 0, 0]
+    job.n, job.h, job.w, job.c = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
+    job.yh, job.yw = y.shape[1], y.shape[2]
+    job.filter_w, job.transposed = filters.shape[1], transposed
+    job.flags = FC_RELU if relu else 0
+    if bias is not None:
+        job.bias = <const char *>&bias[0]
+        job.flags |= FC_BIAS
+    try:
+        plan(&job, vertical, horizontal)
+        run_correlate(&job, num_threads)
+    finally:
+        free_job(&job)
+
+
+# ------------------------------------------------------------------------------------------------ filter gradient
+
+cdef void filter_gradient_task(const Job *job, const fc_index *dw_row, fc_index task, char *buffer,
+                               fc_index buffer_bytes) noexcept nogil:
+    """The units of one chunk, for one group of panels and one part of the window's elements."""
+    cdef fc_index part = task % job.parts, group = task // job.parts % job.groups, chunk = task // (job.parts * job.groups)
+    cdef fc_index p0 = part * job.depth // job.parts, p1 = (part + 1) * job.depth // job.parts
+    cdef fc_index first_unit = chunk * job.units // job.chunks, last_unit = (chunk + 1) * job.units // job.chunks
+    cdef char *dw = job.dw if chunk == 0 else job.partial + (chunk - 1) * job.depth * job.k * job.size
+    cdef char *packed = buffer + buffer_bytes
+    cdef const char *b
+    cdef fc_index index, panel, first, vectors, width, n, ldb
+    cdef Unit unit
+    for index in range(first_unit, last_unit):
+        unit = open_unit(job, index, buffer)
+        for panel in range(group * job.panels // job.groups, (group + 1) * job.panels // job.groups):
+            vectors = panel_start(job, panel + 1) - panel_start(job, panel)
+            first = panel_start(job, panel) * job.fc.vl
+            width = vectors * job.fc.vl
+            n = min(width, job.k - first)
+            b, ldb = unit.y + first * job.size, job.k
+            if n < width or job.k * job.size % 64:
+                # Whole vectors must be readable, and rows that start anywhere in a cache line are slow to read again and again.
+                job.fc.pack(packed, b, unit.pixels, n, width, ldb, 1)
+                b, ldb = packed, width
+            job.fc.gemm(dw + first * job.size, dw_row + p0, unit.x, job.col + p0, p1 - p0, job.row, unit.pixels, b, ldb,
+                        vectors, n, NULL, FC_ACCUMULATE if index > first_unit else 0)
+
+
+cdef void add_chunks(const Job *job, fc_index piece) noexcept nogil:
+    """One of TASKS pieces of the gradient: the chunks' partial results, in order."""
+    cdef fc_index count = job.depth * job.k, chunk
+    cdef fc_index first = piece * count // TASKS, last = (piece + 1) * count // TASKS
+    for chunk in range(1, job.chunks):
+        job.fc.add(job.dw + first * job.size, job.partial + ((chunk - 1) * count + first) * job.size, last - first)
+
+
+cdef int run_filter_gradient(Job *job, int num_threads) except -1:
+    cdef fc_index i, splits, gradient_bytes = job.depth * job.k * job.size, partial_bytes, buffer_bytes, thread_bytes
+    cdef fc_index *dw_row
+    cdef char *scratch
+    job.chunks = max(1, min(min(job.units, TASKS), 1 + PARTIAL_BYTES // gradient_bytes))
+    splits = ceil_div(TASKS, job.chunks)
+    job.groups = min(job.panels, splits)
+    job.parts = min(ceil_div(splits, job.groups), job.depth)
+    partial_bytes = whole_lines((job.chunks - 1) * gradient_bytes)
+    buffer_bytes = whole_lines(job.images * job.buffer_h * job.buffer_w * job.c * job.size) if job.copies else 0
+    thread_bytes = buffer_bytes + whole_lines(
+        job.images * job.rows * job.columns * job.fc.max_vectors * job.fc.vl * job.size)
+    with nogil:
+        fill_tables(job)
+        scratch = allocate(partial_bytes + num_threads * thread_bytes + job.depth * sizeof(fc_index))
+        job.partial = scratch
+        dw_row = <fc_index *>(scratch + partial_bytes + num_threads * thread_bytes)
+        for i in range(job.depth):
+            dw_row[i] = i * job.k
+        with parallel(num_threads=num_threads):
+            for i in prange(job.chunks * job.groups * job.parts, schedule="dynamic"):
+                filter_gradient_task(job, dw_row, i, scratch + partial_bytes + threadid() * thread_bytes, buffer_bytes)
+            for i in prange(TASKS, schedule="static"):
+                add_chunks(job, i)
+        release(scratch)
+    return 0
+
+
+def filter_gradient(real[:, :, :, ::1] dw, const real[:, :, :, ::1] x, const real[:, :, :, ::1] dy, vertical, horizontal,
+                    int num_threads):
+    """dw (HWIO) of the convolution of x along two geometry.Sweeps with the output gradient dy."""
+    cdef Job job
+    memset(&job, 0, sizeof(Job))
+    start_job(&job, sizeof(real), dy.shape[3])
+    job.x, job.y, job.dw = <const char *>&x[0, 0, 0, 0], <char *>&dy[0, 0, 0, 0], <char *>&dw[0, 0, 0, 0]
+    job.n, job.h, job.w, job.c = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
+    job.yh, job.yw = dy.shape[1], dy.shape[2]
+    try:
+        plan(&job, vertical, horizontal)
+        run_filter_gradient(&job, num_threads)
+    finally:
+        free_job(&job)

@@ -1,0 +1,113 @@
+"""Drivers of the passes over flat arrays: each cut into pieces of a few cache blocks, shared out among the threads."""
+from cython.parallel cimport parallel, prange
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport free, malloc
+
+from fastconv._kernels.dispatch cimport kernels_for
+from fastconv._kernels.kernels cimport fc_index, fc_kernels
+
+ctypedef fused real:
+    float
+    double
+
+# Elements of a piece: a multiple of Philox' four, small enough for the second-level cache with four arrays of doubles.
+cdef fc_index PIECE = 1 << 13
+# column_sum adds up in this many runs of rows, whatever the number of threads, so that its bits do not depend on it.
+cdef fc_index RUNS = 16
+
+
+cdef inline fc_index pieces(fc_index n) noexcept nogil:
+    return (n + PIECE - 1) // PIECE
+
+
+cdef inline fc_index length(fc_index n, fc_index piece) noexcept nogil:
+    return min(PIECE, n - piece * PIECE)
+
+
+def relu(real[::1] y, const real[::1] x, int num_threads):
+    cdef const fc_kernels *fc = kernels_for(sizeof(real))
+    cdef fc_index i, n = x.shape[0]
+    cdef real *py = &y[0]
+    cdef const real *px = &x[0]
+    with nogil, parallel(num_threads=num_threads):
+        for i in prange(pieces(n), schedule="static"):
+            fc.relu(py + i * PIECE, px + i * PIECE, length(n, i))
+
+
+def relu_grad(real[::1] dx, const real[::1] dy, const real[::1] y, int num_threads):
+    cdef const fc_kernels *fc = kernels_for(sizeof(real))
+    cdef fc_index i, n = y.shape[0]
+    cdef real *pdx = &dx[0]
+    cdef const real *pdy = &dy[0]
+    cdef const real *py = &y[0]
+    with nogil, parallel(num_threads=num_threads):
+        for i in prange(pieces(n), schedule="static"):
+            fc.relu_grad(pdx + i * PIECE, pdy + i * PIECE, py + i * PIECE, length(n, i))
+
+
+def dropout(real[::1] y, const real[::1] x, uint64_t seed, uint64_t threshold, double scale, int num_threads):
+    cdef const fc_kernels *fc = kernels_for(sizeof(real))
+    cdef fc_index i, n = x.shape[0]
+    cdef real *py = &y[0]
+    cdef const real *px = &x[0]
+    with nogil, parallel(num_threads=num_threads):
+        for i in prange(pieces(n), schedule="static"):
+            fc.dropout(py + i * PIECE, px + i * PIECE, length(n, i), i * PIECE // 4, seed, threshold, scale)
+
+
+def bias_add(real[:, ::1] y, const real[:, ::1] x, const real[::1] bias, int num_threads):
+    """Rows of channels."""
+    cdef const fc_kernels *fc = kernels_for(sizeof(real))
+    cdef fc_index i, c = x.shape[1], rows = x.shape[0]
+    cdef fc_index step = max(1, PIECE // c)
+    cdef real *py = &y[0, 0]
+    cdef const real *px = &x[0, 0]
+    cdef const real *pb = &bias[0]
+    with nogil, parallel(num_threads=num_threads):
+        for i in prange((rows + step - 1) // step, schedule="static"):
+            fc.bias_add(py + i * step * c, px + i * step * c, pb, min(step, rows - i * step), c)
+
+
+def column_sum(real[::1] total, const real[:, ::1] x, int num_threads):
+    """total[c] = the sum of x's rows: RUNS partial sums, added in order."""
+    cdef const fc_kernels *fc = kernels_for(sizeof(real))
+    cdef fc_index i, c = x.shape[1], rows = x.shape[0]
+    cdef const real *px = &x[0, 0]
+    cdef real *partial = <real *>malloc(RUNS * c * sizeof(real))
+    if partial == NULL:
+        raise MemoryError("fastconv: no memory for the partial sums of a bias gradient")
+    with nogil:
+        with parallel(num_threads=num_threads):
+            for i in prange(RUNS, schedule="static"):
+                fc.column_sum(partial + i * c, px + i * rows // RUNS * c, (i + 1) * rows // RUNS - i * rows // RUNS, c)
+        for i in range(1, RUNS):
+            fc.add(partial, partial + i * c, c)
+        for i in range(c):
+            total[i] = partial[i]
+        free(partial)
+
+
+def adam(real[::1] parameters, const real[::1] gradients, real[::1] m, real[::1] v, double rate, double beta_1, double beta_2,
+         double epsilon, int num_threads):
+    """One step of Adam, in place; `rate` holds the bias correction."""
+    cdef const fc_kernels *fc = kernels_for(sizeof(real))
+    cdef fc_index i, n = parameters.shape[0]
+    cdef real *pp = &parameters[0]
+    cdef const real *pg = &gradients[0]
+    cdef real *pm = &m[0]
+    cdef real *pv = &v[0]
+    with nogil, parallel(num_threads=num_threads):
+        for i in prange(pieces(n), schedule="static"):
+            fc.adam(pp + i * PIECE, pg + i * PIECE, pm + i * PIECE, pv + i * PIECE, length(n, i), rate, beta_1, beta_2, epsilon)
+
+
+def sgd(real[::1] parameters, const real[::1] gradients, real[::1] velocity, double rate, double momentum, int num_threads):
+    """One step of SGD with momentum, in place."""
+    cdef const fc_kernels *fc = kernels_for(sizeof(real))
+    cdef fc_index i, n = parameters.shape[0]
+    cdef real *pp = &parameters[0]
+    cdef const real *pg = &gradients[0]
+    cdef real *pv = &velocity[0]
+    with nogil, parallel(num_threads=num_threads):
+        for i in prange(pieces(n), schedule="static"):
+            fc.sgd(pp + i * PIECE, pg + i * PIECE, pv + i * PIECE, length(n, i), rate, momentum)

@@ -1,0 +1,47 @@
+# The C API of src_c, as Cython sees it.  The contracts stand in src_c/fastconv.h.
+from libc.stdint cimport int64_t, uint64_t
+
+cdef extern from "fastconv.h" nogil:
+    ctypedef Py_ssize_t fc_index
+
+    enum:
+        FC_ACCUMULATE
+        FC_BIAS
+        FC_RELU
+
+    ctypedef struct fc_kernels:
+        const char *isa
+        fc_index itemsize
+        fc_index vl
+        fc_index max_vectors
+        void (*gemm)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
+                     fc_index k, const void *b, fc_index ldb, fc_index vectors, fc_index n, const void *bias,
+                     int flags) noexcept nogil
+        void (*pack)(void *b, const void *w, fc_index k, fc_index n, fc_index width, fc_index w_row,
+                     fc_index w_col) noexcept nogil
+        void (*max_pool_row)(void *y, const void *x, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,
+                             fc_index ow, fc_index c) noexcept nogil
+        void (*max_pool_argmax_row)(void *y, int64_t *argmax, const void *x, fc_index x_row, fc_index h, fc_index w,
+                                    const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c) noexcept nogil
+        void (*max_pool_grad_row)(void *dx, const void *x, const void *y, const void *dy, fc_index x_row, fc_index h,
+                                  const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c,
+                                  fc_index count) noexcept nogil
+        void (*relu)(void *y, const void *x, fc_index n) noexcept nogil
+        void (*relu_grad)(void *dx, const void *dy, const void *y, fc_index n) noexcept nogil
+        void (*add)(void *y, const void *x, fc_index n) noexcept nogil
+        void (*bias_add)(void *y, const void *x, const void *bias, fc_index rows, fc_index c) noexcept nogil
+        void (*column_sum)(void *sum, const void *x, fc_index rows, fc_index c) noexcept nogil
+        void (*dropout)(void *y, const void *x, fc_index n, uint64_t block, uint64_t seed, uint64_t threshold,
+                        double scale) noexcept nogil
+        void (*adam)(void *p, const void *g, void *m, void *v, fc_index n, double rate, double b1, double b2,
+                     double epsilon) noexcept nogil
+        void (*sgd)(void *p, const void *g, void *v, fc_index n, double rate, double momentum) noexcept nogil
+
+    ctypedef struct fc_isa:
+        const char *name
+        int (*supported)() noexcept
+        const fc_kernels *f32
+        const fc_kernels *f64
+
+    const fc_isa fc_isas[]
+    const int fc_isa_count

@@ -1,0 +1,125 @@
+"""Max pooling's drivers: output rows shared out among the threads; the gradient by images and channels.
+
+The gradient of overlapping windows adds to the same pixel from several rows, so a thread owns a whole image, or some of its
+channels: no two threads meet, and the order of the sums does not depend on their number.
+"""
+from cython.parallel cimport parallel, prange
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+from fastconv._kernels.dispatch cimport kernels_for
+from fastconv._kernels.kernels cimport fc_index, fc_kernels
+
+ctypedef fused real:
+    float
+    double
+
+# With fewer images than this the gradient's channels are shared out too, so many at a time: some whole cache lines.
+cdef fc_index FEW_IMAGES = 16
+cdef fc_index CHANNELS = 64
+
+cdef struct Job:
+    const fc_kernels *fc
+    fc_index size                    # bytes of an element
+    const char *x                    # [n][h][w][c]
+    char *y                          # [n][oh][ow][c]
+    int64_t *argmax                  # [n][oh][ow][c] or NULL
+    const char *dy                   # [n][oh][ow][c]
+    char *dx                         # [n][h][w][c]
+    fc_index n, h, w, c, oh, ow
+    fc_index channels, blocks        # the gradient's share of channels
+    fc_index *top                    # [oh] first row of a window, clipped to the image
+    fc_index *bottom                 # [oh] one past the last
+    fc_index *left                   # [ow]
+    fc_index *right
+
+
+cdef void clip(fc_index *first, fc_index *last, axis) except *:
+    """The pixels of each window of a geometry.Axis that lie in the image."""
+    cdef fc_index i, start
+    cdef fc_index size = axis.size, kernel = axis.kernel, stride = axis.stride, before = axis.before
+    for i in range(axis.out):
+        start = i * stride - before
+        first[i] = max(start, 0)
+        last[i] = min(start + kernel, size)
+
+
+cdef int plan(Job *job, fc_index size, vertical, horizontal) except -1:
+    job.fc, job.size = kernels_for(size), size
+    job.h, job.w, job.oh, job.ow = vertical.size, horizontal.size, vertical.out, horizontal.out
+    job.top = <fc_index *>malloc((2 * (job.oh + job.ow) + 1) * sizeof(fc_index))
+    if job.top == NULL:
+        raise MemoryError("fastconv: no memory for the tables of a pooling")
+    job.bottom = job.top + job.oh
+    job.left = job.bottom + job.oh
+    job.right = job.left + job.ow
+    clip(job.top, job.bottom, vertical)
+    clip(job.left, job.right, horizontal)
+    return 0
+
+
+cdef void pool_row(const Job *job, fc_index task) noexcept nogil:
+    cdef fc_index n = task // job.oh, oh = task % job.oh, h = job.bottom[oh] - job.top[oh], row = job.w * job.c
+    cdef const char *x = job.x + (n * job.h + job.top[oh]) * row * job.size
+    cdef char *y = job.y + task * job.ow * job.c * job.size
+    cdef int64_t *argmax
+    cdef fc_index i
+    if job.argmax == NULL:
+        job.fc.max_pool_row(y, x, row, h, job.left, job.right, job.ow, job.c)
+        return
+    argmax = job.argmax + task * job.ow * job.c
+    job.fc.max_pool_argmax_row(y, argmax, x, row, h, job.w, job.left, job.right, job.ow, job.c)
+    for i in range(job.ow * job.c):  # from pixels below the window's first row to TensorFlow's (h * W + w) * C + c
+        argmax[i] = (job.top[oh] * job.w + argmax[i]) * job.c + i % job.c
+
+
+cdef void pool_grad(const Job *job, fc_index task) noexcept nogil:
+    cdef fc_index n = task // job.blocks, first = task % job.blocks * job.channels, oh, row = job.w * job.c, x_at, y_at
+    cdef fc_index count = min(job.channels, job.c - first), r
+    cdef char *dx = job.dx + n * job.h * row * job.size
+    if job.blocks == 1:
+        memset(dx, 0, job.h * row * job.size)
+    else:
+        for r in range(job.h * job.w):
+            memset(dx + (r * job.c + first) * job.size, 0, count * job.size)
+    for oh in range(job.oh):
+        x_at = ((n * job.h + job.top[oh]) * row + first) * job.size
+        y_at = ((n * job.oh + oh) * job.ow * job.c + first) * job.size
+        job.fc.max_pool_grad_row(job.dx + x_at, job.x + x_at, job.y + y_at, job.dy + y_at, row,
+                                 job.bottom[oh] - job.top[oh], job.left, job.right, job.ow, job.c, count)
+
+
+def max_pool(real[:, :, :, ::1] y, int64_t[:, :, :, ::1] argmax, const real[:, :, :, ::1] x, vertical, horizontal,
+             int num_threads):
+    """y, and argmax (or None) within each image, of the windows of two geometry.Axis."""
+    cdef Job job
+    cdef fc_index i
+    memset(&job, 0, sizeof(Job))
+    job.n, job.c = x.shape[0], x.shape[3]
+    plan(&job, sizeof(real), vertical, horizontal)
+    job.x, job.y = <const char *>&x[0, 0, 0, 0], <char *>&y[0, 0, 0, 0]
+    if argmax is not None:
+        job.argmax = &argmax[0, 0, 0, 0]
+    with nogil, parallel(num_threads=num_threads):
+        for i in prange(job.n * job.oh, schedule="static"):
+            pool_row(&job, i)
+    free(job.top)
+
+
+def max_pool_grad(real[:, :, :, ::1] dx, const real[:, :, :, ::1] x, const real[:, :, :, ::1] y, const real[:, :, :, ::1] dy,
+                  vertical, horizontal, int num_threads):
+    """dx of max_pool: the whole of dy to the first pixel of the window that equals y."""
+    cdef Job job
+    cdef fc_index i
+    memset(&job, 0, sizeof(Job))
+    job.n, job.c = x.shape[0], x.shape[3]
+    plan(&job, sizeof(real), vertical, horizontal)
+    job.x, job.y, job.dy, job.dx = (<const char *>&x[0, 0, 0, 0], <char *>&y[0, 0, 0, 0], <const char *>&dy[0, 0, 0, 0],
+                                    <char *>&dx[0, 0, 0, 0])
+    job.channels = job.c if job.n >= FEW_IMAGES else min(job.c, CHANNELS)
+    job.blocks = (job.c + job.channels - 1) // job.channels
+    with nogil, parallel(num_threads=num_threads):
+        for i in prange(job.n * job.blocks, schedule="static"):
+            pool_grad(&job, i)
+    free(job.top)

@@ -1,0 +1,117 @@
+"""Checkpoint files: an .npz archive of named float arrays and one JSON entry. Nothing is ever pickled.
+
+    conv2d/kernel.npy, conv2d/bias.npy, ...    one entry per parameter, in the model's dtype
+    fastconv.npy                               JSON text: format, version, class of the model
+
+`numpy.load` reads such a file too. A file is written beside its target, flushed to the disk and renamed over
+it: at whatever moment the writer is killed, the old file is there or the new one, whole.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import secrets
+import zipfile
+from collections.abc import Container, Mapping
+from typing import BinaryIO
+
+import numpy as np
+
+FORMAT = "fastconv checkpoint"
+VERSION = 1
+_META = "fastconv"
+
+
+def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], model: str) -> None:
+    """Write the arrays to exactly this path (no ".npz" is appended), replacing what was there.
+
+    model: class of the model, for whoever finds the file. FileNotFoundError if the folder does not exist.
+    """
+    target = os.path.realpath(path)  # a symbolic link stays one: its target is replaced
+    folder = os.path.dirname(target)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"path: there is no folder {folder!r} to save into")
+    if os.path.isdir(target):
+        raise IsADirectoryError(f"path must be a file, got the folder {target!r}")
+    meta = json.dumps({"format": FORMAT, "version": VERSION, "model": model})
+    temporary = os.path.join(folder, f".fastconv-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            _write(file, {_META: np.array(meta), **arrays})
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def load(path: str | os.PathLike[str], into: Mapping[str, np.ndarray]) -> None:
+    """Copy a file's arrays into the arrays of the same names, casting to their dtypes.
+
+    Everything is checked before anything is changed: a ValueError lists all that is wrong with the file.
+    FileNotFoundError if there is none.
+    """
+    with open(path, "rb") as file:
+        try:
+            model, entries = _read_all(file, into)
+        except Exception as error:  # whatever the parsers trip over, it is the file's fault
+            reason = str(error) or type(error).__name__
+            raise ValueError(f"{os.fspath(path)!r} is damaged or not a {FORMAT}: {reason}") from error
+    problems = _differences(entries, into)
+    if problems:
+        lines = "\n".join(f"- {problem}" for problem in problems)
+        raise ValueError(f"{os.fspath(path)!r} (saved by {model}) does not fit this model:\n{lines}")
+    for name, array in into.items():
+        array[...] = entries[name]
+
+
+def _write(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
+    """numpy.savez without its keyword arguments, which a name could collide with."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+
+
+def _read_all(file: BinaryIO, wanted: Container[str]) -> tuple[str, dict[str, np.ndarray | None]]:
+    """The model's class, and every entry by its name; entries that nobody wants are None, not read."""
+    with zipfile.ZipFile(file) as archive:
+        meta = json.loads(str(_read(archive, _META)))
+        if (meta["format"], meta["version"]) != (FORMAT, VERSION):
+            raise ValueError(f"it is a {meta['format']!r} of version {meta['version']!r}, not {VERSION}")
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        entries = {name: _read(archive, name) if name in wanted else None for name in names if name != _META}
+    return str(meta["model"]), entries
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """One entry; reading it to its end makes ZIP verify its checksum."""
+    content = io.BytesIO(archive.read(f"{name}.npy"))
+    return np.lib.format.read_array(content, allow_pickle=False)
+
+
+def _differences(entries: Mapping[str, np.ndarray | None], into: Mapping[str, np.ndarray]) -> list[str]:
+    problems = [f"{name} is missing" for name in into if name not in entries]
+    for name, entry in entries.items():
+        if entry is None:
+            problems.append(f"{name} is not a parameter of this model")
+        elif entry.shape != into[name].shape:
+            problems.append(f"{name} has shape {entry.shape}, the model's is {into[name].shape}")
+        elif entry.dtype.kind != "f":
+            problems.append(f"{name} has dtype {entry.dtype}, not a float")
+    return problems
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the rename itself survive a power cut, where folders can be opened (not on Windows)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

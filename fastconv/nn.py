@@ -1,0 +1,495 @@
+"""The operations, with TensorFlow's names and argument order: check, geometry, allocate, call.
+
+Arrays are NHWC (batch, height, width, channels), filters HWIO (height, width, input channels, output channels).  Anything that
+NumPy takes for an array of real numbers is taken; it is never modified.  float32 and float64 are computed as they are,
+integers and float16 as float32, and mixed ones as NumPy promotes them.  Results are new C-contiguous arrays.
+
+Every operation takes `num_threads=`, the number of threads for this call (see fastconv.threads); results have the same bits for
+any number.  Wrong arguments raise ValueError or TypeError, naming the argument and its value, before anything is computed.
+`fastconv.reference` holds the slow twin of every function here, with the same signature.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastconv import _arguments as arguments
+from fastconv import geometry, threads
+from fastconv._arguments import IntOrInts, Padding
+from fastconv._kernels import conv2d as _conv2d
+from fastconv._kernels import elementwise as _elementwise
+from fastconv._kernels import pool as _pool
+
+# What a memory-bound pass costs per element, in multiply-adds of the convolution kernels (see threads.GRAIN).
+PASS = 16
+RANDOM_PASS = 64
+
+_POINT = geometry.forward_sweep(geometry.axis(1, 1, 1, 1, "VALID"))  # a dense layer is a 1x1 convolution of 1x1 images
+
+
+# ---------------------------------------------------------------------------------------------- convolution
+
+
+def conv2d(
+    input: ArrayLike,
+    filters: ArrayLike,
+    strides: IntOrInts,
+    padding: Padding,
+    dilations: IntOrInts = 1,
+    data_format: str = "NHWC",
+    *,
+    bias: ArrayLike | None = None,
+    activation: str | None = None,
+    num_threads: int | None = None,
+) -> NDArray:
+    """2-D convolution (cross-correlation, as in all of deep learning) of a batch of images.
+
+        y[n, i, j, k] = sum over p, q, c of
+            input[n, i * stride + p * dilation - top, j * stride + q * dilation - left, c] * filters[p, q, c, k]
+
+    Args:
+        input: [N, H, W, C].
+        filters: [filter height, filter width, C, K].
+        strides: int, (h, w) or (1, h, w, 1).
+        padding: "SAME" (output ceil(H / stride), zeros around, the odd one below and right), "VALID" (none), in any case; or
+            explicit [[0, 0], [top, bottom], [left, right], [0, 0]] in pixels.
+        dilations: distance of the filter's taps in pixels; the forms of strides.
+        data_format: "NHWC".
+        bias: [K], added to every pixel.
+        activation: None or "relu", applied last.
+        num_threads: for this call.
+
+    Returns:
+        [N, OH, OW, K].
+
+    Raises:
+        ValueError, TypeError: naming the argument; also when the filter is larger than the padded input.
+    """
+    arguments.nhwc(data_format)
+    arguments.choice("activation", activation, (None, "relu"))
+    named = {"input": (input, 4), "filters": (filters, 4)}
+    x, w, *rest = arguments.arrays(**named) if bias is None else arguments.arrays(**named, bias=(bias, 1))
+    vertical, horizontal = _axes(x.shape, w.shape, strides, padding, dilations, "input")
+    if rest:
+        arguments.same_shape("bias", rest[0], (w.shape[3],), "one number per filter")
+    y = np.empty((x.shape[0], vertical.out, horizontal.out, w.shape[3]), x.dtype)
+    n = threads.resolve(num_threads, y.size * w[..., 0].size)
+    if y.size:
+        sweeps = geometry.forward_sweep(vertical), geometry.forward_sweep(horizontal)
+        _conv2d.correlate(y, x, w, rest[0] if rest else None, activation == "relu", *sweeps, False, n)
+    return y
+
+
+def conv2d_backprop_input(
+    input_sizes: ArrayLike,
+    filters: ArrayLike,
+    out_backprop: ArrayLike,
+    strides: IntOrInts,
+    padding: Padding,
+    dilations: IntOrInts = 1,
+    data_format: str = "NHWC",
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """Gradient of conv2d with respect to its input.
+
+    Args:
+        input_sizes: the four sizes of the input, [N, H, W, C].
+        filters: [filter height, filter width, C, K].
+        out_backprop: gradient of conv2d's result, [N, OH, OW, K].
+        strides, padding, dilations, data_format, num_threads: as given to conv2d.
+
+    Returns:
+        [N, H, W, C].
+    """
+    arguments.nhwc(data_format)
+    shape = arguments.sizes("input_sizes", input_sizes)
+    w, dy = arguments.arrays(filters=(filters, 4), out_backprop=(out_backprop, 4))
+    vertical, horizontal = _axes(shape, w.shape, strides, padding, dilations, "input_sizes")
+    _check_gradient("out_backprop", dy, (shape[0], vertical.out, horizontal.out, w.shape[3]))
+    dx = np.empty(shape, dy.dtype)
+    n = threads.resolve(num_threads, dy.size * w[..., 0].size)
+    if dx.size:
+        for v in geometry.input_gradient_sweeps(vertical):
+            for u in geometry.input_gradient_sweeps(horizontal):
+                _conv2d.correlate(dx, dy, w, None, False, v, u, True, n)
+    return dx
+
+
+def conv2d_backprop_filter(
+    input: ArrayLike,
+    filter_sizes: ArrayLike,
+    out_backprop: ArrayLike,
+    strides: IntOrInts,
+    padding: Padding,
+    dilations: IntOrInts = 1,
+    data_format: str = "NHWC",
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """Gradient of conv2d with respect to its filters.
+
+    Args:
+        input: [N, H, W, C].
+        filter_sizes: the four sizes of the filters, [filter height, filter width, C, K].
+        out_backprop: gradient of conv2d's result, [N, OH, OW, K].
+        strides, padding, dilations, data_format, num_threads: as given to conv2d.
+
+    Returns:
+        [filter height, filter width, C, K]; zeros for an empty batch.
+    """
+    arguments.nhwc(data_format)
+    shape = arguments.sizes("filter_sizes", filter_sizes)
+    x, dy = arguments.arrays(input=(input, 4), out_backprop=(out_backprop, 4))
+    vertical, horizontal = _axes(x.shape, shape, strides, padding, dilations, "input", "filter_sizes")
+    _check_gradient("out_backprop", dy, (x.shape[0], vertical.out, horizontal.out, shape[3]))
+    n = threads.resolve(num_threads, dy.size * shape[0] * shape[1] * shape[2])
+    if not (dy.size and x.size):
+        return np.zeros(shape, dy.dtype)
+    dw = np.empty(shape, dy.dtype)
+    _conv2d.filter_gradient(dw, x, dy, geometry.forward_sweep(vertical), geometry.forward_sweep(horizontal), n)
+    return dw
+
+
+def _axes(
+    shape: tuple[int, ...],
+    filter_shape: tuple[int, ...],
+    strides: IntOrInts,
+    padding: Padding,
+    dilations: IntOrInts,
+    input_name: str,
+    filters_name: str = "filters",
+) -> tuple[geometry.Axis, geometry.Axis]:
+    """The vertical and the horizontal axis of a convolution, after all checks."""
+    if min(filter_shape[:2]) < 1:
+        raise ValueError(f"{filters_name} must have at least one tap in height and width, not shape {tuple(filter_shape)}")
+    if shape[3] != filter_shape[2]:
+        raise ValueError(
+            f"{filters_name} must have as many input channels (axis 2) as {input_name} has channels (axis 3): "
+            f"{tuple(filter_shape)} against {tuple(shape)}"
+        )
+    ends = arguments.padding(padding)
+    steps = arguments.pair("strides", strides)
+    gaps = arguments.pair("dilations", dilations)
+    return tuple(
+        _fit(geometry.axis(shape[1 + i], filter_shape[i], steps[i], gaps[i], ends[i]), name, input_name, filters_name)
+        for i, name in enumerate(("height", "width"))
+    )
+
+
+def _fit(axis: geometry.Axis, name: str, input_name: str, window_name: str) -> geometry.Axis:
+    if axis.out < 1 or axis.size < 1:
+        reach = axis.dilation * (axis.kernel - 1) + 1
+        raise ValueError(
+            f"{window_name} reaches over {reach} pixels of {name}, but {input_name} has only {axis.size} "
+            f"(+ padding {axis.before} + {axis.after})"
+        )
+    return axis
+
+
+def _check_gradient(name: str, dy: NDArray, shape: tuple[int, ...]) -> None:
+    arguments.same_shape(name, dy, shape, "that of the result whose gradient it is")
+
+
+# ---------------------------------------------------------------------------------------------- pooling
+
+
+def max_pool2d(
+    input: ArrayLike,
+    ksize: IntOrInts,
+    strides: IntOrInts,
+    padding: Padding,
+    data_format: str = "NHWC",
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """Maximum of each window of each channel.
+
+    Padding never wins (it is minus infinity, as in TensorFlow, not zero).  A NaN in the window comes out.
+
+    Args:
+        input: [N, H, W, C].
+        ksize: the window, int, (h, w) or (1, h, w, 1).
+        strides: the forms of ksize.
+        padding: as for conv2d; every window must hold at least one pixel of the image.
+        data_format: "NHWC".
+        num_threads: for this call.
+
+    Returns:
+        [N, OH, OW, C].
+    """
+    return _max_pool(input, ksize, strides, padding, data_format, num_threads, with_argmax=False)[0]
+
+
+max_pool = max_pool2d
+
+
+def max_pool_with_argmax(
+    input: ArrayLike,
+    ksize: IntOrInts,
+    strides: IntOrInts,
+    padding: Padding,
+    data_format: str = "NHWC",
+    *,
+    include_batch_in_index: bool = False,
+    num_threads: int | None = None,
+) -> tuple[NDArray, NDArray]:
+    """max_pool2d, and where each maximum lies.
+
+    Returns:
+        The maxima [N, OH, OW, C], and int64 [N, OH, OW, C]: (h * W + w) * C + c of the first maximum in row-major order (the first
+        NaN if there is one); with include_batch_in_index ((n * H + h) * W + w) * C + c.
+    """
+    y, argmax, shape = _max_pool(input, ksize, strides, padding, data_format, num_threads, with_argmax=True)
+    if include_batch_in_index:
+        argmax += (np.arange(shape[0], dtype=np.int64) * int(np.prod(shape[1:])))[:, None, None, None]
+    return y, argmax
+
+
+def max_pool_grad(
+    orig_input: ArrayLike,
+    orig_output: ArrayLike,
+    grad: ArrayLike,
+    ksize: IntOrInts,
+    strides: IntOrInts,
+    padding: Padding,
+    data_format: str = "NHWC",
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """Gradient of max_pool2d with respect to its input: all of `grad` goes to the first maximum of each window.
+
+    Args:
+        orig_input: what max_pool2d was given, [N, H, W, C].
+        orig_output: what it returned, [N, OH, OW, C].
+        grad: gradient of its result, [N, OH, OW, C].
+        ksize, strides, padding, data_format, num_threads: as given to max_pool2d.
+
+    Returns:
+        [N, H, W, C].
+    """
+    arguments.nhwc(data_format)
+    x, y, dy = arguments.arrays(orig_input=(orig_input, 4), orig_output=(orig_output, 4), grad=(grad, 4))
+    vertical, horizontal = _windows(x.shape, ksize, strides, padding, "orig_input")
+    shape = (x.shape[0], vertical.out, horizontal.out, x.shape[3])
+    arguments.same_shape("orig_output", y, shape, "that of the pooled orig_input")
+    _check_gradient("grad", dy, shape)
+    dx = np.empty_like(x)
+    n = threads.resolve(num_threads, x.size * PASS)
+    if dx.size:
+        _pool.max_pool_grad(dx, x, y, dy, vertical, horizontal, n)
+    return dx
+
+
+def _max_pool(
+    input: ArrayLike,
+    ksize: IntOrInts,
+    strides: IntOrInts,
+    padding: Padding,
+    data_format: str,
+    num_threads: int | None,
+    with_argmax: bool,
+) -> tuple[NDArray, NDArray | None, tuple[int, ...]]:
+    arguments.nhwc(data_format)
+    (x,) = arguments.arrays(input=(input, 4))
+    vertical, horizontal = _windows(x.shape, ksize, strides, padding, "input")
+    y = np.empty((x.shape[0], vertical.out, horizontal.out, x.shape[3]), x.dtype)
+    argmax = np.empty(y.shape, np.int64) if with_argmax else None
+    n = threads.resolve(num_threads, x.size * PASS)
+    if y.size:
+        _pool.max_pool(y, argmax, x, vertical, horizontal, n)
+    return y, argmax, x.shape
+
+
+def _windows(
+    shape: tuple[int, ...], ksize: IntOrInts, strides: IntOrInts, padding: Padding, input_name: str
+) -> tuple[geometry.Axis, geometry.Axis]:
+    """The vertical and the horizontal axis of a pooling, after all checks."""
+    ends = arguments.padding(padding)
+    window = arguments.pair("ksize", ksize)
+    steps = arguments.pair("strides", strides)
+    axes = []
+    for i, name in enumerate(("height", "width")):
+        axis = _fit(geometry.axis(shape[1 + i], window[i], steps[i], 1, ends[i]), name, input_name, "ksize")
+        if axis.before >= axis.kernel or (axis.out - 1) * axis.stride - axis.before >= axis.size:
+            raise ValueError(f"padding must leave every window a pixel of the image, unlike {arguments.show(padding)}")
+        axes.append(axis)
+    return tuple(axes)
+
+
+# ---------------------------------------------------------------------------------------------- elementwise
+
+
+def relu(features: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """max(features, 0), elementwise; a NaN stays a NaN."""
+    x = arguments.array("features", features)
+    y = np.empty_like(x)
+    if x.size:
+        _elementwise.relu(y.reshape(-1), x.reshape(-1), threads.resolve(num_threads, x.size * PASS))
+    return y
+
+
+def relu_grad(gradients: ArrayLike, features: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """Gradient of relu: `gradients` where features > 0, else 0.
+
+    Args:
+        gradients: gradient of relu's result, any shape.
+        features: relu's input or its result (they are positive at the same places), the same shape.
+    """
+    ndim = np.ndim(features)
+    dy, x = arguments.arrays(gradients=(gradients, ndim), features=(features, ndim))
+    arguments.same_shape("gradients", dy, x.shape, "that of features")
+    dx = np.empty_like(x)
+    if x.size:
+        _elementwise.relu_grad(
+            dx.reshape(-1), dy.reshape(-1), x.reshape(-1), threads.resolve(num_threads, x.size * PASS)
+        )
+    return dx
+
+
+def bias_add(value: ArrayLike, bias: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """value + bias, the bias [C] along the last axis of value [..., C]."""
+    x, b = arguments.arrays(value=(value, max(np.ndim(value), 1)), bias=(bias, 1))
+    arguments.same_shape("bias", b, x.shape[-1:], "one number per channel of value")
+    y = np.empty_like(x)
+    if x.size:
+        c = x.shape[-1]
+        n = threads.resolve(num_threads, x.size * PASS)
+        _elementwise.bias_add(y.reshape(-1, c), x.reshape(-1, c), b, n)
+    return y
+
+
+def bias_add_grad(out_backprop: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """Gradient of bias_add with respect to the bias: the sum of out_backprop [..., C] over all axes but the last, [C]."""
+    (dy,) = arguments.arrays(out_backprop=(out_backprop, max(np.ndim(out_backprop), 1)))
+    c = dy.shape[-1]
+    if not dy.size:
+        return np.zeros(c, dy.dtype)
+    db = np.empty(c, dy.dtype)
+    _elementwise.column_sum(db, dy.reshape(-1, c), threads.resolve(num_threads, dy.size * PASS))
+    return db
+
+
+def dropout(x: ArrayLike, rate: float, *, seed: int, num_threads: int | None = None) -> NDArray:
+    """Inverted dropout: each element is 0 with probability `rate`, else divided by 1 - rate.
+
+    Which elements are dropped depends on the seed and the element's position alone, so the gradient is the same call with the same
+    seed on the gradient of the result, and no mask is stored.  Philox4x32-10: key = seed, counter = position // 4, word =
+    position % 4 in C order; dropped where the word is below rate * 2**32 (Salmon et al., SC 2011; Srivastava et al., Dropout,
+    JMLR 2014).
+
+    Args:
+        x: any shape.
+        rate: in [0, 1).
+        seed: in [0, 2**64); use another one for each call.
+    """
+    a = arguments.array("x", x)
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate must be at least 0 and below 1, not {rate!r}")
+    seed = arguments.whole("seed", seed, 0)
+    if seed >= 1 << 64:
+        raise ValueError(f"seed must be below 2**64, not {seed}")
+    y = np.empty_like(a)
+    if a.size:
+        n = threads.resolve(num_threads, a.size * RANDOM_PASS)
+        _elementwise.dropout(y.reshape(-1), a.reshape(-1), seed, int(rate * (1 << 32)), 1 / (1 - rate), n)
+    return y
+
+
+# ---------------------------------------------------------------------------------------------- dense layers
+
+
+def dense(
+    inputs: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    activation: str | None = None,
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """inputs @ kernel, + bias, then the activation, in one pass.
+
+    Args:
+        inputs: [N, I].
+        kernel: [I, O].
+        bias: [O] or None.
+        activation: None or "relu".
+
+    Returns:
+        [N, O].
+    """
+    arguments.choice("activation", activation, (None, "relu"))
+    named = {"inputs": (inputs, 2), "kernel": (kernel, 2)}
+    x, w, *rest = arguments.arrays(**named) if bias is None else arguments.arrays(**named, bias=(bias, 1))
+    if x.shape[1] != w.shape[0]:
+        raise ValueError(f"kernel must have as many rows as inputs has columns: {w.shape} against {x.shape}")
+    if rest:
+        arguments.same_shape("bias", rest[0], (w.shape[1],), "one number per unit")
+    y = np.empty((x.shape[0], w.shape[1]), x.dtype)
+    n = threads.resolve(num_threads, x.shape[0] * w.size)
+    if y.size:
+        b = rest[0] if rest else None
+        _conv2d.correlate(_points(y), _points(x), w[None, None], b, activation == "relu", _POINT, _POINT, False, n)
+    return y
+
+
+def dense_backprop_input(kernel: ArrayLike, out_backprop: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """Gradient of dense with respect to its inputs: out_backprop [N, O] @ kernel [I, O] transposed, [N, I]."""
+    w, dy = arguments.arrays(kernel=(kernel, 2), out_backprop=(out_backprop, 2))
+    if dy.shape[1] != w.shape[1]:
+        raise ValueError(f"out_backprop must have as many columns as kernel: {dy.shape} against {w.shape}")
+    dx = np.empty((dy.shape[0], w.shape[0]), dy.dtype)
+    n = threads.resolve(num_threads, dy.shape[0] * w.size)
+    if dx.size:
+        _conv2d.correlate(_points(dx), _points(dy), w[None, None], None, False, _POINT, _POINT, True, n)
+    return dx
+
+
+def dense_backprop_kernel(inputs: ArrayLike, out_backprop: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """Gradient of dense with respect to its kernel: inputs [N, I] transposed @ out_backprop [N, O], [I, O]."""
+    x, dy = arguments.arrays(inputs=(inputs, 2), out_backprop=(out_backprop, 2))
+    if x.shape[0] != dy.shape[0]:
+        raise ValueError(f"out_backprop must have as many rows as inputs: {dy.shape} against {x.shape}")
+    shape = (x.shape[1], dy.shape[1])
+    n = threads.resolve(num_threads, x.shape[0] * shape[0] * shape[1])
+    if not (x.size and dy.size):
+        return np.zeros(shape, dy.dtype)
+    dw = np.empty(shape, dy.dtype)
+    _conv2d.filter_gradient(dw[None, None], _points(x), _points(dy), _POINT, _POINT, n)
+    return dw
+
+
+def _points(a: NDArray) -> NDArray:
+    """[N, C] as 1x1 images [N, 1, 1, C]."""
+    return a[:, None, None, :]
+
+
+# ---------------------------------------------------------------------------------------------- softmax
+
+
+def softmax(logits: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """exp(logits) / sum of exp(logits) along the last axis; logits of any size do not overflow."""
+    x = arguments.array("logits", logits)
+    e = np.exp(x - x.max(axis=-1, keepdims=True, initial=-np.inf))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def softmax_cross_entropy_with_logits(
+    labels: ArrayLike, logits: ArrayLike, *, num_threads: int | None = None
+) -> NDArray:
+    """-sum of labels * log(softmax(logits)) along the last axis, without over- or underflow.
+
+    Args:
+        labels: probabilities of the classes, [..., K] (one-hot for a hard label).
+        logits: [..., K].
+
+    Returns:
+        [...], one number per example.
+    """
+    ndim = max(np.ndim(logits), 1)
+    p, x = arguments.arrays(labels=(labels, ndim), logits=(logits, ndim))
+    arguments.same_shape("labels", p, x.shape, "that of logits")
+    shifted = x - x.max(axis=-1, keepdims=True, initial=-np.inf)
+    log_sum = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return (p * (log_sum - shifted)).sum(axis=-1)

@@ -1,0 +1,361 @@
+"""The slow twin of fastconv.nn in plain NumPy: what every op means, the tests' oracle, the benchmarks' numpy.
+
+Convolutions are im2col and one matrix product, as in Chellapilla et al., "High performance convolutional
+neural networks for document processing", 2006. Everything is computed in the dtype of the result, so that a
+call with float64 arrays is the oracle of one with float32. Arguments are those of fastconv.nn; nn checks that
+they fit each other, and `data_format` ("NHWC") and `num_threads` are accepted and ignored.
+
+    x, dx  [N, H, W, C]     images of H x W pixels and C channels
+    w, dw  [KH, KW, C, K]   K filters; a "tap" (i, j) is one of a window's KH*KW places
+    y, dy  [N, OH, OW, K]   a number for each position of the window; for pools [N, OH, OW, C]
+    xp, dxp                 x and dx with their padding
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import ArrayLike, NDArray
+
+from fastconv import _arguments as arguments
+from fastconv import geometry
+from fastconv._arguments import IntOrInts, Padding
+
+# ---- convolution ----
+
+
+def conv2d(
+    input: ArrayLike,
+    filters: ArrayLike,
+    strides: IntOrInts,
+    padding: Padding,
+    dilations: IntOrInts = 1,
+    data_format: str = "NHWC",
+    *,
+    bias: ArrayLike | None = None,
+    activation: str | None = None,
+    num_threads: int | None = None,
+) -> NDArray:
+    """x [N,H,W,C], w [KH,KW,C,K], bias [K] -> y [N,OH,OW,K].
+
+    y[n,oh,ow,k] = activation(bias[k] + sum over i,j,c of xp[n, oh*sh + i*dh, ow*sw + j*dw, c] * w[i,j,c,k])
+    """
+    x, w, b = _as_floats(input, filters, bias)
+    rows, cols = _axes(x.shape, w.shape[:2], strides, padding, dilations)
+    y = _im2col(x, rows, cols) @ _as_matrix(w)
+    return _epilogue(y.reshape(len(x), rows.out, cols.out, w.shape[3]), b, activation)
+
+
+def conv2d_backprop_input(
+    input_sizes: ArrayLike,
+    filters: ArrayLike,
+    out_backprop: ArrayLike,
+    strides: IntOrInts,
+    padding: Padding,
+    dilations: IntOrInts = 1,
+    data_format: str = "NHWC",
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """w [KH,KW,C,K], dy [N,OH,OW,K] -> dx [N,H,W,C]: every tap gives its share back to its pixel."""
+    w, dy = _as_floats(filters, out_backprop)
+    sizes = arguments.sizes("input_sizes", input_sizes)
+    rows, cols = _axes(sizes, w.shape[:2], strides, padding, dilations)
+    columns = (_as_matrix(dy) @ _as_matrix(w).T).reshape(dy.shape[:3] + w.shape[:3])
+    dxp = _pad(np.zeros(sizes, dy.dtype), rows, cols)
+    for i, j in _taps(rows, cols):
+        _seen(dxp, rows, cols, i, j)[...] += columns[:, :, :, i, j]
+    return _unpad(dxp, rows, cols)
+
+
+def conv2d_backprop_filter(
+    input: ArrayLike,
+    filter_sizes: ArrayLike,
+    out_backprop: ArrayLike,
+    strides: IntOrInts,
+    padding: Padding,
+    dilations: IntOrInts = 1,
+    data_format: str = "NHWC",
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """x [N,H,W,C], dy [N,OH,OW,K] -> dw [KH,KW,C,K]: what each tap saw, times what came of it, summed."""
+    x, dy = _as_floats(input, out_backprop)
+    sizes = arguments.sizes("filter_sizes", filter_sizes)
+    rows, cols = _axes(x.shape, sizes[:2], strides, padding, dilations)
+    return (_im2col(x, rows, cols).T @ _as_matrix(dy)).reshape(sizes)
+
+
+# ---- max pooling ----
+
+
+def max_pool2d(
+    input: ArrayLike,
+    ksize: IntOrInts,
+    strides: IntOrInts,
+    padding: Padding,
+    data_format: str = "NHWC",
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """x [N,H,W,C] -> y [N,OH,OW,C], the largest pixel that each window sees, or NaN if it sees one.
+
+    Padding is -inf as in TensorFlow, not 0: it never wins against a pixel.
+    """
+    (x,) = _as_floats(input)
+    rows, cols = _axes(x.shape, ksize, strides, padding)
+    xp = _pad(x, rows, cols, -np.inf)
+    y = np.full((len(x), rows.out, cols.out, x.shape[3]), -np.inf, x.dtype)
+    for i, j in _taps(rows, cols):
+        np.maximum(y, _seen(xp, rows, cols, i, j), out=y)
+    return y
+
+
+max_pool = max_pool2d
+
+
+def max_pool_grad(
+    orig_input: ArrayLike,
+    orig_output: ArrayLike,
+    grad: ArrayLike,
+    ksize: IntOrInts,
+    strides: IntOrInts,
+    padding: Padding,
+    data_format: str = "NHWC",
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """x [N,H,W,C], y and dy [N,OH,OW,C] -> dx [N,H,W,C]: each window's dy goes whole to its winner."""
+    x, y, dy = _as_floats(orig_input, orig_output, grad)
+    rows, cols = _axes(x.shape, ksize, strides, padding)
+    dxp = _pad(np.zeros_like(x), rows, cols)
+    for i, j, wins in _winners(x, y, rows, cols):
+        _seen(dxp, rows, cols, i, j)[...] += np.where(wins, dy, dy.dtype.type(0))
+    return _unpad(dxp, rows, cols)
+
+
+def max_pool_with_argmax(
+    input: ArrayLike,
+    ksize: IntOrInts,
+    strides: IntOrInts,
+    padding: Padding,
+    data_format: str = "NHWC",
+    *,
+    include_batch_in_index: bool = False,
+    num_threads: int | None = None,
+) -> tuple[NDArray, NDArray]:
+    """x [N,H,W,C] -> y [N,OH,OW,C], and int64 of that shape: where in x its maximum stands.
+
+    The index is (h*W + w)*C + c as in TensorFlow, or ((n*H + h)*W + w)*C + c with the batch.
+    """
+    (x,) = _as_floats(input)
+    n, h, w, c = x.shape
+    rows, cols = _axes(x.shape, ksize, strides, padding)
+    y = max_pool2d(x, ksize, strides, padding)
+    places = _pad(np.arange(h * w * c, dtype=np.int64).reshape(1, h, w, c), rows, cols)
+    index = np.zeros(y.shape, np.int64)
+    for i, j, wins in _winners(x, y, rows, cols):
+        np.copyto(index, _seen(places, rows, cols, i, j), where=wins)
+    if include_batch_in_index:
+        index += np.arange(n).reshape(n, 1, 1, 1) * (h * w * c)
+    return y, index
+
+
+def _winners(x, y, rows, cols):
+    """For each tap (i, j): which windows take their maximum y from it, as booleans [N,OH,OW,C].
+
+    Among equals, and among NaNs, the first tap in row-major order wins; padding never does, though y be -inf.
+    """
+    xp = _pad(x, rows, cols, -np.inf)
+    is_pixel = _pad(np.ones((1, *x.shape[1:3], 1), bool), rows, cols)
+    undecided = np.ones(y.shape, bool)
+    for i, j in _taps(rows, cols):
+        value = _seen(xp, rows, cols, i, j)
+        wins = ((value == y) | np.isnan(value)) & _seen(is_pixel, rows, cols, i, j) & undecided
+        undecided &= ~wins
+        yield i, j, wins
+
+
+# ---- activations, bias, dense ----
+
+
+def relu(features: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """x of any shape -> max(x, 0); NaN stays NaN."""
+    (x,) = _as_floats(features)
+    return np.maximum(x, 0)
+
+
+def relu_grad(gradients: ArrayLike, features: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """dy and x of one shape -> dx: dy where x > 0, else 0; relu's output serves as well as its input x."""
+    dy, x = _as_floats(gradients, features)
+    return np.where(x > 0, dy, dy.dtype.type(0))
+
+
+def bias_add(value: ArrayLike, bias: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """x [..., C], bias [C] -> x + bias."""
+    x, b = _as_floats(value, bias)
+    return x + b
+
+
+def bias_add_grad(out_backprop: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """dy [..., C] -> db [C], the sum over all axes but the last."""
+    (dy,) = _as_floats(out_backprop)
+    return dy.sum(axis=tuple(range(dy.ndim - 1)))
+
+
+def dense(
+    inputs: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    activation: str | None = None,
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """x [N,I], w [I,O], bias [O] -> activation(x @ w + bias) [N,O]."""
+    x, w, b = _as_floats(inputs, kernel, bias)
+    return _epilogue(x @ w, b, activation)
+
+
+def dense_backprop_input(
+    kernel: ArrayLike, out_backprop: ArrayLike, *, num_threads: int | None = None
+) -> NDArray:
+    """w [I,O], dy [N,O] -> dx [N,I]."""
+    w, dy = _as_floats(kernel, out_backprop)
+    return dy @ w.T
+
+
+def dense_backprop_kernel(
+    inputs: ArrayLike, out_backprop: ArrayLike, *, num_threads: int | None = None
+) -> NDArray:
+    """x [N,I], dy [N,O] -> dw [I,O]."""
+    x, dy = _as_floats(inputs, out_backprop)
+    return x.T @ dy
+
+
+def _epilogue(y, bias, activation):
+    """Bias [K] and activation, in place, on a fresh y [..., K]."""
+    if bias is not None:
+        y += bias
+    if activation == "relu":
+        np.maximum(y, 0, out=y)
+    return y
+
+
+# ---- dropout ----
+
+_LOW_32 = 0xFFFFFFFF
+# Philox4x32's multipliers, and the Weyl constants by which its key steps from round to round.
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+
+
+def dropout(x: ArrayLike, rate: float, *, seed: int, num_threads: int | None = None) -> NDArray:
+    """x of any shape -> x / (1 - rate), with a fraction `rate` (in [0,1)) of the elements set to 0.
+
+    Which ones depends on the seed (in [0, 2**64)) and on the element's index in C order alone, so the
+    gradient is dropout(dy, rate, seed=seed). Elements 4b .. 4b+3 have the four words of Philox block b, whose
+    counter is (b, b >> 32, 0, 0) and whose key is the seed, low words first; an element is dropped if its
+    word is below rate * 2**32.
+    """
+    (values,) = _as_floats(x)
+    block = np.arange((values.size + 3) // 4, dtype=np.uint64)
+    zero = np.zeros_like(block)
+    words = _philox4x32((block & _LOW_32, block >> 32, zero, zero), (seed & _LOW_32, seed >> 32))
+    words = np.stack(words, axis=-1).reshape(-1)[: values.size].reshape(values.shape)
+    scale = values.dtype.type(1 / (1 - rate))
+    return np.where(words >= int(rate * 2**32), values * scale, values.dtype.type(0))
+
+
+def _philox4x32(counter, key):
+    """Ten rounds of Philox on four 32-bit words of counter and two of key -> four random 32-bit words.
+
+    The words are uint64 arrays of one shape (the key's are ints), so that products keep all 64 bits.
+    Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1 = (product1 >> 32) ^ c1 ^ k0, product1 & _LOW_32
+        c2, c3 = (product0 >> 32) ^ c3 ^ k1, product0 & _LOW_32
+        k0, k1 = (k0 + _KEY_STEPS[0]) & _LOW_32, (k1 + _KEY_STEPS[1]) & _LOW_32
+    return c0, c1, c2, c3
+
+
+# ---- softmax ----
+
+
+def softmax(logits: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """z [..., K] -> exp(z) / sum(exp(z)) over the last axis; z may be large."""
+    (z,) = _as_floats(logits)
+    e = np.exp(z - z.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def softmax_cross_entropy_with_logits(
+    labels: ArrayLike, logits: ArrayLike, *, num_threads: int | None = None
+) -> NDArray:
+    """p (the labels) and z [N,K] -> loss [N] = -sum over k of p * log(softmax(z)).
+
+    The logarithm is taken of a sum of at least 1. A class whose label is 0 adds 0 even if its log is -inf.
+    """
+    p, z = _as_floats(labels, logits)
+    z = z - z.max(axis=-1, keepdims=True)
+    minus_log = np.log(np.exp(z).sum(axis=-1, keepdims=True)) - z
+    return (p * np.where(p != 0, minus_log, 0)).sum(axis=-1)
+
+
+# ---- shared ----
+
+
+def _as_floats(*arrays):
+    """The arrays (or None) in C order and one dtype: float64 if one of them is, otherwise float32."""
+    arrays = [a if a is None else np.asarray(a) for a in arrays]
+    has_float64 = any(a is not None and a.dtype.kind == "f" and a.itemsize >= 8 for a in arrays)
+    dtype = np.float64 if has_float64 else np.float32
+    return [a if a is None else np.asarray(a, dtype, order="C") for a in arrays]
+
+
+def _axes(image_shape, ksize, strides, padding, dilations=1):
+    """How a window moves over the rows and over the columns of images [N,H,W,C]: two geometry.Axis."""
+    kernel, stride = arguments.pair("ksize", ksize), arguments.pair("strides", strides)
+    dilation, ends = arguments.pair("dilations", dilations), arguments.padding(padding)
+    return [geometry.axis(image_shape[1 + a], kernel[a], stride[a], dilation[a], ends[a]) for a in (0, 1)]
+
+
+def _as_matrix(a):
+    """[..., K] -> [M, K], a view."""
+    return a.reshape(-1, a.shape[-1])
+
+
+def _pad(x, rows, cols, value=0):
+    """x [N,H,W,C] -> xp, with `value` around each image."""
+    around = ((0, 0), (rows.before, rows.after), (cols.before, cols.after), (0, 0))
+    return np.pad(x, around, constant_values=value)
+
+
+def _unpad(xp, rows, cols):
+    """xp -> x [N,H,W,C], C-contiguous; what fell into the padding is dropped."""
+    inner_h, inner_w = (slice(a.before, a.before + a.size) for a in (rows, cols))
+    return np.ascontiguousarray(xp[:, inner_h, inner_w])
+
+
+def _taps(rows, cols):
+    """The places (i, j) of the window in row-major order."""
+    return np.ndindex(rows.kernel, cols.kernel)
+
+
+def _seen(xp, rows, cols, i, j):
+    """What tap (i, j) sees from every position: a view [N,OH,OW,C] of xp."""
+    top, left = i * rows.dilation, j * cols.dilation
+    bottom, right = top + (rows.out - 1) * rows.stride + 1, left + (cols.out - 1) * cols.stride + 1
+    return xp[:, top : bottom : rows.stride, left : right : cols.stride]
+
+
+def _im2col(x, rows, cols):
+    """x [N,H,W,C] -> [N*OH*OW, KH*KW*C]: one row for each position, with all that its window sees."""
+    reach = [(a.kernel - 1) * a.dilation + 1 for a in (rows, cols)]
+    windows = sliding_window_view(_pad(x, rows, cols), reach, axis=(1, 2))
+    windows = windows[:, :: rows.stride, :: cols.stride, :, :: rows.dilation, :: cols.dilation]
+    windows = windows.transpose(0, 1, 2, 4, 5, 3)  # [N,OH,OW,KH,KW,C]
+    return windows.reshape(-1, rows.kernel * cols.kernel * x.shape[3])

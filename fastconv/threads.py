@@ -1,0 +1,140 @@
+"""How many threads an operation uses, and why.
+
+The first of these that is given decides:
+
+1. the argument `num_threads=` of the call,
+2. the innermost `with fastconv.num_threads(n):` around it (in this Python thread),
+3. `fastconv.set_num_threads(n)`,
+4. the environment variables FASTCONV_NUM_THREADS, then OMP_NUM_THREADS,
+5. the processors that this process may use: its affinity, or its container's CPU quota if that is less.
+
+Whatever is decided, small work takes fewer threads, down to one, because waking a thread costs some microseconds; and a
+forked child computes on one thread, because the runtime's other threads did not survive the fork and waiting for them would
+never end.  Results have the same bits for every number of threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import operator
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+
+from fastconv._kernels import dispatch
+
+# Multiply-adds that are worth a thread: about 20 microseconds of one core, some times the cost of waking another.
+GRAIN = 1 << 20
+
+_context: ContextVar[int | None] = ContextVar("fastconv_num_threads", default=None)
+_process: int | None = None
+_home = os.getpid()
+
+
+def get_num_threads() -> int:
+    """The number of threads that a large operation called here and now would use."""
+    return decide(None)[0]
+
+
+def set_num_threads(n: int | None) -> None:
+    """Set the number of threads for the whole process; None goes back to the environment and the machine."""
+    global _process
+    _process = None if n is None else _check("n", n)
+
+
+@contextlib.contextmanager
+def num_threads(n: int) -> Iterator[None]:
+    """Use n threads inside a `with` block, in this Python thread (or asyncio task) only."""
+    token = _context.set(_check("n", n))
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def resolve(argument: int | None, work: int) -> int:
+    """The number of threads for `work` multiply-adds, given the call's num_threads argument (or None)."""
+    if argument is None:
+        n = _context.get() or _process or _default()[0]
+    else:
+        n = _check("num_threads", argument)
+    if n == 1 or work < 2 * GRAIN or os.getpid() != _home or not dispatch.OPENMP_VERSION:
+        return 1
+    return min(n, work // GRAIN)
+
+
+def decide(argument: int | None) -> tuple[int, str]:
+    """The number of threads for large work, and in words where it came from."""
+    if not dispatch.OPENMP_VERSION:
+        return 1, "built without OpenMP"
+    if os.getpid() != _home:
+        return 1, "forked child"
+    if argument is not None:
+        return _check("num_threads", argument), "argument num_threads"
+    if _context.get() is not None:
+        return _context.get(), "with fastconv.num_threads"
+    if _process is not None:
+        return _process, "fastconv.set_num_threads"
+    return _default()
+
+
+@functools.lru_cache(maxsize=1)
+def _default() -> tuple[int, str]:
+    for variable in ("FASTCONV_NUM_THREADS", "OMP_NUM_THREADS"):
+        text = os.environ.get(variable, "").split(",")[0].strip()  # OMP_NUM_THREADS may list nested levels
+        if text:
+            if not text.isdecimal() or int(text) < 1:
+                if variable == "OMP_NUM_THREADS":
+                    continue  # not ours to judge
+                raise ValueError(f"{variable} must be a positive whole number, not {text!r}")
+            return int(text), f"environment variable {variable}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroup_quota()
+    if quota is not None and quota < cores:
+        return quota, "cgroup CPU quota"
+    return cores, "processor affinity"
+
+
+def cgroup_quota(root: Path = Path("/")) -> int | None:
+    """The container's CPU quota in whole processors, rounded up; None if there is none.  `root` is for tests."""
+    quotas = [quota for folder in _cgroup_folders(root) if (quota := _read_quota(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def _cgroup_folders(root: Path) -> Iterator[Path]:
+    """This process's cgroup (version 2, or version 1's cpu controller) and every one around it."""
+    mount = root / "sys/fs/cgroup"
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = mount / "cpu" if controllers else mount
+        folder = base / path.lstrip("/")
+        yield from (parent for parent in (folder, *folder.parents) if parent == base or base in parent.parents)
+
+
+def _read_quota(folder: Path) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (folder / "cpu.max").read_text().split()
+        return None if quota == "max" else max(1, -(-int(quota) // int(period)))
+    with contextlib.suppress(OSError, ValueError):
+        quota = (folder / "cpu.cfs_quota_us").read_text()
+        period = (folder / "cpu.cfs_period_us").read_text()
+        return None if int(quota) < 0 else max(1, -(-int(quota) // int(period)))
+    return None
+
+
+def _check(name: str, n: int) -> int:
+    try:
+        count = operator.index(n)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {n!r}") from None
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1, not {count}")
+    return count

@@ -1,0 +1,82 @@
+/* Passes over flat arrays: plain loops that the compiler vectorizes.  The contracts stand in fastconv.h. */
+static void FN(relu)(void *y_, const void *x_, fc_index n)
+{
+    T *y = y_;
+    const T *x = x_;
+    for (fc_index i = 0; i < n; i++)
+        y[i] = x[i] < 0 ? 0 : x[i]; /* a NaN is not below 0 and stays */
+}
+
+static void FN(relu_grad)(void *dx_, const void *dy_, const void *y_, fc_index n)
+{
+    T *dx = dx_;
+    const T *dy = dy_, *y = y_;
+    for (fc_index i = 0; i < n; i++)
+        dx[i] = y[i] > 0 ? dy[i] : 0;
+}
+
+static void FN(add)(void *y_, const void *x_, fc_index n)
+{
+    T *restrict y = y_;
+    const T *restrict x = x_;
+    for (fc_index i = 0; i < n; i++)
+        y[i] += x[i];
+}
+
+static void FN(bias_add)(void *y_, const void *x_, const void *bias_, fc_index rows, fc_index c)
+{
+    T *y = y_;
+    const T *x = x_, *bias = bias_;
+    for (fc_index r = 0; r < rows; r++)
+        for (fc_index ch = 0; ch < c; ch++)
+            y[r * c + ch] = x[r * c + ch] + bias[ch];
+}
+
+static void FN(column_sum)(void *sum_, const void *x_, fc_index rows, fc_index c)
+{
+    T *restrict sum = sum_;
+    const T *restrict x = x_;
+    for (fc_index ch = 0; ch < c; ch++)
+        sum[ch] = 0;
+    for (fc_index r = 0; r < rows; r++)
+        for (fc_index ch = 0; ch < c; ch++)
+            sum[ch] += x[r * c + ch];
+}
+
+static void FN(dropout)(void *y_, const void *x_, fc_index n, uint64_t block, uint64_t seed, uint64_t threshold, double scale_)
+{
+    T *y = y_;
+    const T *x = x_;
+    const T scale = (T)scale_;
+    for (fc_index i = 0; i < n; i += 4 * PHILOX_BLOCKS, block += PHILOX_BLOCKS) {
+        uint32_t bits[4 * PHILOX_BLOCKS];
+        philox(bits, block, seed);
+        const fc_index count = n - i < 4 * PHILOX_BLOCKS ? n - i : 4 * PHILOX_BLOCKS;
+        for (fc_index e = 0; e < count; e++)
+            y[i + e] = bits[e] >= threshold ? x[i + e] * scale : 0;
+    }
+}
+
+static void FN(adam)(void *p_, const void *g_, void *m_, void *v_, fc_index n, double rate_, double b1, double b2,
+                     double epsilon_)
+{
+    T *restrict p = p_, *restrict m = m_, *restrict v = v_;
+    const T *restrict g = g_;
+    const T rate = (T)rate_, gain1 = (T)(1 - b1), gain2 = (T)(1 - b2), epsilon = (T)epsilon_;
+    for (fc_index i = 0; i < n; i++) {
+        m[i] += gain1 * (g[i] - m[i]);
+        v[i] += gain2 * (g[i] * g[i] - v[i]);
+        p[i] -= rate * m[i] / (SQRT(v[i]) + epsilon);
+    }
+}
+
+static void FN(sgd)(void *p_, const void *g_, void *v_, fc_index n, double rate_, double momentum_)
+{
+    T *restrict p = p_, *restrict v = v_;
+    const T *restrict g = g_;
+    const T rate = (T)rate_, momentum = (T)momentum_;
+    for (fc_index i = 0; i < n; i++) {
+        v[i] = momentum * v[i] - rate * g[i];
+        p[i] += v[i];
+    }
+}

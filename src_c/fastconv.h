@@ -1,0 +1,102 @@
+/* The C side of fastconv: kernels on one cache block, chosen per instruction set.
+ *
+ * Contract of everything here: no allocation, no threads, no errors, no state, no printing.  The caller (the Cython drivers)
+ * owns blocking, borders, buffers and threads.  Counts, offsets and leading dimensions are in elements, never in bytes.
+ * Pointers to elements are void because one struct serves both dtypes; `itemsize` tells which: 4 is float, 8 is double.
+ */
+#ifndef FASTCONV_H
+#define FASTCONV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef ptrdiff_t fc_index;
+
+/* What gemm does with a finished tile, in this order. */
+enum {
+    FC_ACCUMULATE = 1, /* add what y holds */
+    FC_BIAS = 2,       /* add bias[j] */
+    FC_RELU = 4,       /* negative becomes 0, NaN stays */
+};
+
+typedef struct fc_kernels {
+    const char *isa;
+    fc_index itemsize;
+    fc_index vl;          /* elements in a vector */
+    fc_index max_vectors; /* widest panel that gemm takes, in vectors */
+
+    /* One panel of `vectors` vectors, the only matrix product in fastconv.  For i < m, j < n:
+     *
+     *     y[yrow[i] + j]  =  sum over p < k of  x[row[i] + col[p]] * b[p * ldb + j]       (then FC_* flags)
+     *
+     * The left matrix is never formed: an image seen through a moving window is x[row[i] + col[p]], row[i] being the pixel's
+     * address and col[p] the tap's.  The three passes of a convolution are three ways to fill the tables:
+     *
+     *                    i            p                  b                          yrow
+     *     forward        pixel        tap x channel      packed filters             output pixel
+     *     input grad.    pixel        tap x channel      packed, transposed         input pixel
+     *     filter grad.   tap x chan.  pixel              output gradient's rows     row of the filter
+     *
+     *           col[p] ->            j -> n       vectors * vl
+     *          +--------+          +-------------+--+
+     *   row[i] | x      |        p | b panel     |0 |     rows of b are read in whole vectors: columns n and above
+     *     |    |        |        | |             |0 |     must be readable; what they hold does not reach y
+     *     v    +--------+        v +-------------+--+
+     *
+     * OUT y; IN yrow[m], x, row[m], col[k], b[k][ldb], bias[n] (NULL without FC_BIAS).  k = 0 gives zeros (then the flags).
+     */
+    void (*gemm)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
+                 fc_index k, const void *b, fc_index ldb, fc_index vectors, fc_index n, const void *bias, int flags);
+
+    /* b[p][j] = w[p * w_row + j * w_col] for p < k, j < n, and 0 for n <= j < width.  OUT b[k][width]; IN w. */
+    void (*pack)(void *b, const void *w, fc_index k, fc_index n, fc_index width, fc_index w_row, fc_index w_col);
+
+    /* Max pooling of one output row.  Output pixel i looks at rows 0 .. h-1, columns lo[i] .. hi[i]-1 (already clipped to the
+     * image; at least one pixel) and c channels:  x[r * x_row + column * c + channel].  A NaN in the window comes out.
+     * OUT y[ow][c]; IN x, lo[ow], hi[ow]. */
+    void (*max_pool_row)(void *y, const void *x, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,
+                         fc_index ow, fc_index c);
+
+    /* The same, and where: argmax[i][channel] = r * w + column of the first maximum (the first NaN if there is one), in
+     * pixels of an image w wide, counted from x.  OUT y[ow][c], argmax[ow][c]. */
+    void (*max_pool_argmax_row)(void *y, int64_t *argmax, const void *x, fc_index x_row, fc_index h, fc_index w,
+                                const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c);
+
+    /* Gradient of one output row: dx at the first pixel of each window that equals y (a NaN equals a NaN) += dy.  Channels
+     * 0 .. count-1 of c, so that a caller can share the channels out.  INOUT dx (laid out as x); IN x, y[ow][c], dy[ow][c]. */
+    void (*max_pool_grad_row)(void *dx, const void *x, const void *y, const void *dy, fc_index x_row, fc_index h,
+                              const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c, fc_index count);
+
+    /* Elementwise, n elements.  y and x may be the same array. */
+    void (*relu)(void *y, const void *x, fc_index n);
+    void (*relu_grad)(void *dx, const void *dy, const void *y, fc_index n); /* dy where y > 0, else 0 */
+    void (*add)(void *y, const void *x, fc_index n);                        /* y += x */
+
+    /* Rows of c channels. */
+    void (*bias_add)(void *y, const void *x, const void *bias, fc_index rows, fc_index c);
+    void (*column_sum)(void *sum, const void *x, fc_index rows, fc_index c); /* sum[c] = over rows of x */
+
+    /* Inverted dropout of elements 4 * block .. of an array: x * scale where the element's 32 random bits are at least
+     * `threshold`, else 0.  Random bits: Philox4x32-10, key = seed, counter = element / 4, word = element % 4
+     * (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011).  x, y start at element 4 * block. */
+    void (*dropout)(void *y, const void *x, fc_index n, uint64_t block, uint64_t seed, uint64_t threshold, double scale);
+
+    /* One optimizer step on n parameters, in one pass.  g is read once; p and the slots are updated in place.
+     *     adam  m += (1 - b1) (g - m);  v += (1 - b2) (g g - v);  p -= rate m / (sqrt(v) + epsilon)
+     *     sgd   v = momentum v - rate g;  p += v
+     * (Kingma and Ba, Adam, ICLR 2015, the form before section 2.1: the bias correction is in `rate`). */
+    void (*adam)(void *p, const void *g, void *m, void *v, fc_index n, double rate, double b1, double b2, double epsilon);
+    void (*sgd)(void *p, const void *g, void *v, fc_index n, double rate, double momentum);
+} fc_kernels;
+
+/* The instruction sets in this build, best first, ending with generic. */
+typedef struct fc_isa {
+    const char *name;
+    int (*supported)(void); /* by the processor and the operating system we run on */
+    const fc_kernels *f32, *f64;
+} fc_isa;
+
+extern const fc_isa fc_isas[];
+extern const int fc_isa_count;
+
+#endif

@@ -1,0 +1,115 @@
+/* Matrix product through index tables, and its packing.  The contract stands in fastconv.h.
+ *
+ * A tile of MR rows by NV vectors of y stays in registers while p runs over k: per p, NV loads of b and one broadcast of x per
+ * row feed MR * NV multiply-adds.  The row addresses are kept apart (MR pointers), the table col moves them all at once.
+ */
+FC_INLINE vec FN(finish)(vec v, const T *bias, int flags)
+{
+    if (flags & FC_BIAS)
+        v += FN(load)(bias);
+    if (flags & FC_RELU)
+        v = (vec)((ivec)v & ~(v < (vec){0})); /* NaN < 0 is false: a NaN passes */
+    return v;
+}
+
+FC_INLINE void FN(tile)(T *y, const fc_index *yrow, const T *x, const fc_index *row, const fc_index *col, fc_index k,
+                        const T *b, fc_index ldb, fc_index n, const T *bias, int flags, const int MR, const int NV)
+{
+    const T *xi[14];
+    vec acc[14][4];
+#pragma GCC unroll 14
+    for (int i = 0; i < MR; i++) {
+        xi[i] = x + row[i];
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; v++)
+            acc[i][v] = (vec){0};
+    }
+#pragma GCC unroll 2
+    for (fc_index p = 0; p < k; p++) {
+        const fc_index at = col[p];
+        vec bv[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; v++)
+            bv[v] = FN(load)(b + v * VL);
+#pragma GCC unroll 14
+        for (int i = 0; i < MR; i++) {
+            const vec a = FN(splat)(xi[i][at]);
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; v++)
+                acc[i][v] += a * bv[v];
+        }
+        b += ldb;
+    }
+
+    T bias_part[VL]; /* the last vector's bias, so that no load passes bias[n] */
+    const fc_index last = n - (NV - 1) * VL;
+    if ((flags & FC_BIAS) && last < VL)
+        FN(store)(bias_part, FN(load_part)(bias + (NV - 1) * VL, last));
+#pragma GCC unroll 14
+    for (int i = 0; i < MR; i++) {
+        T *yi = y + yrow[i];
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; v++) {
+            const int partial = v == NV - 1 && last < VL;
+            T *out = yi + v * VL;
+            vec r = acc[i][v];
+            if (flags & FC_ACCUMULATE)
+                r += partial ? FN(load_part)(out, last) : FN(load)(out);
+            r = FN(finish)(r, partial ? bias_part : bias + v * VL, flags);
+            if (partial)
+                FN(store_part)(out, r, last);
+            else
+                FN(store)(out, r);
+        }
+    }
+}
+
+typedef void FN(tile_fn)(T *, const fc_index *, const T *, const fc_index *, const fc_index *, fc_index, const T *, fc_index,
+                         fc_index, const T *, int);
+
+#define X(MR, NV)                                                                                                            \
+    static void FN(tile_##MR##x##NV)(T * y, const fc_index *yrow, const T *x, const fc_index *row, const fc_index *col,      \
+                                     fc_index k, const T *b, fc_index ldb, fc_index n, const T *bias, int flags)             \
+    {                                                                                                                        \
+        FN(tile)(y, yrow, x, row, col, k, b, ldb, n, bias, flags, MR, NV);                                                   \
+    }
+FC_TILES(X)
+#undef X
+
+#define X(MR, NV) [NV][MR] = FN(tile_##MR##x##NV),
+static FN(tile_fn) *const FN(tiles)[FC_MAX_VECTORS + 1][15] = {FC_TILES(X)};
+#undef X
+
+static void FN(gemm)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
+                     fc_index k, const void *b, fc_index ldb, fc_index vectors, fc_index n, const void *bias, int flags)
+{
+    const fc_index blocks = (m + fc_max_rows[vectors] - 1) / fc_max_rows[vectors];
+    fc_index i = 0;
+    for (fc_index block = 0; block < blocks; block++) {
+        const fc_index rows = (m - i + blocks - block - 1) / (blocks - block); /* shared out evenly */
+        FN(tiles)[vectors][rows](y, yrow + i, x, row + i, col, k, b, ldb, n, bias, flags);
+        i += rows;
+    }
+}
+
+/* Squares of this many rows and columns, so that a transposing copy uses every cache line that it opens while it has it. */
+#define SQUARE 16
+
+static void FN(pack)(void *b_, const void *w_, fc_index k, fc_index n, fc_index width, fc_index w_row, fc_index w_col)
+{
+    T *b = b_;
+    const T *w = w_;
+    for (fc_index p0 = 0; p0 < k; p0 += SQUARE) {
+        const fc_index p1 = p0 + SQUARE < k ? p0 + SQUARE : k;
+        for (fc_index j0 = 0; j0 < n; j0 += SQUARE) {
+            const fc_index j1 = j0 + SQUARE < n ? j0 + SQUARE : n;
+            for (fc_index p = p0; p < p1; p++)
+                for (fc_index j = j0; j < j1; j++)
+                    b[p * width + j] = w[p * w_row + j * w_col];
+        }
+        for (fc_index p = p0; p < p1; p++)
+            for (fc_index j = n; j < width; j++)
+                b[p * width + j] = 0;
+    }
+}
+#undef SQUARE

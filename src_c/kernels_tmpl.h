@@ -1,0 +1,33 @@
+/* The templates for one dtype, and the table that exports them.  Parameters: T, INT, SQRT, DTYPE, FC_ISA. */
+#define FN(name) PASTE(fc_##name, DTYPE, FC_ISA)
+
+#include "types_tmpl.h"
+#include "gemm_tmpl.h"
+#include "pool_tmpl.h"
+#include "elementwise_tmpl.h"
+
+const fc_kernels FN(kernels) = {
+    .isa = STRING(FC_ISA),
+    .itemsize = sizeof(T),
+    .vl = VL,
+    .max_vectors = FC_MAX_VECTORS,
+    .gemm = FN(gemm),
+    .pack = FN(pack),
+    .max_pool_row = FN(max_pool_row),
+    .max_pool_argmax_row = FN(max_pool_argmax_row),
+    .max_pool_grad_row = FN(max_pool_grad_row),
+    .relu = FN(relu),
+    .relu_grad = FN(relu_grad),
+    .add = FN(add),
+    .bias_add = FN(bias_add),
+    .column_sum = FN(column_sum),
+    .dropout = FN(dropout),
+    .adam = FN(adam),
+    .sgd = FN(sgd),
+};
+
+#undef FN
+#undef VL
+#undef vec
+#undef uvec
+#undef ivec

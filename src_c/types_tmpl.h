@@ -1,0 +1,42 @@
+/* Types and memory access for one element type.  Parameters: T (float, double), INT (int32_t, int64_t), FN(name). */
+#define VL ((fc_index)(FC_VECTOR_BYTES / sizeof(T)))
+#define vec FN(vec)
+#define uvec FN(uvec)
+#define ivec FN(ivec)
+
+typedef T vec __attribute__((vector_size(FC_VECTOR_BYTES)));
+typedef T uvec __attribute__((vector_size(FC_VECTOR_BYTES), aligned(sizeof(T)), may_alias)); /* in memory, any alignment */
+typedef INT ivec __attribute__((vector_size(FC_VECTOR_BYTES)));
+
+FC_INLINE vec FN(load)(const T *p) { return *(const uvec *)p; }
+FC_INLINE void FN(store)(T *p, vec v) { *(uvec *)p = v; }
+FC_INLINE vec FN(splat)(T x) { return x - (vec){0}; }
+FC_INLINE vec FN(select)(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+
+/* The first n < VL elements; the others read as 0 and are not written. */
+FC_INLINE vec FN(load_part)(const T *p, fc_index n)
+{
+#if defined(__AVX512F__)
+    const __mmask16 lanes = (__mmask16)((1u << n) - 1);
+    return sizeof(T) == 4 ? (vec)_mm512_maskz_loadu_ps(lanes, p) : (vec)_mm512_maskz_loadu_pd((__mmask8)lanes, p);
+#else
+    vec v = {0};
+    for (fc_index i = 0; i < n; i++)
+        v[i] = p[i];
+    return v;
+#endif
+}
+
+FC_INLINE void FN(store_part)(T *p, vec v, fc_index n)
+{
+#if defined(__AVX512F__)
+    const __mmask16 lanes = (__mmask16)((1u << n) - 1);
+    if (sizeof(T) == 4)
+        _mm512_mask_storeu_ps(p, lanes, (__m512)v);
+    else
+        _mm512_mask_storeu_pd(p, (__mmask8)lanes, (__m512d)v);
+#else
+    for (fc_index i = 0; i < n; i++)
+        p[i] = v[i];
+#endif
+}
