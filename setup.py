@@ -1,7 +1,8 @@
 """Builds the extensions of fastconv._kernels.  Everything else about the package stands in pyproject.toml.
 
-The C kernels (src_c/kernels.c) are compiled once per instruction set, each with that set's flags, and linked into one extension,
-`dispatch`; the drivers are compiled with the platform's baseline flags and get the kernels' tables from it at import.
+The C kernels (src_c/kernels.c) are compiled once per instruction set, each with that set's flags, and linked
+into one extension, `dispatch`; the drivers are compiled with the platform's baseline flags and get the
+kernels' tables from it at import.
 
 FASTCONV_NO_OPENMP=1 builds without threads.
 """
@@ -20,11 +21,26 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# gnu11 and fp-contract: a * b + c becomes one FMA.  Not -ffast-math, which would change the floating-point mode of the process.
-CFLAGS = ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+# gnu11 and fp-contract: a * b + c becomes one FMA.  Not -ffast-math, which would change the floating-point
+# mode of the process.
+CFLAGS = [
+    "-O3",
+    "-std=gnu11",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fvisibility=hidden",
+]
 ISA_FLAGS = {
     "x86_64": {
-        "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
+        "avx512": [
+            "-mavx512f",
+            "-mavx512dq",
+            "-mavx512bw",
+            "-mavx512vl",
+            "-mfma",
+            "-mprefer-vector-width=512",
+        ],
         "avx2": ["-mavx2", "-mfma"],
     },
     "aarch64": {"neon": []},
@@ -54,13 +70,20 @@ def openmp_flags():
 
 
 def isa_flags():
-    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
-    sets = {isa: flags for isa, flags in ISA_FLAGS.get(machine, {}).items() if compiles("int main(void) {}\n", flags)}
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(
+        platform.machine().lower(), platform.machine().lower()
+    )
+    sets = {
+        isa: flags
+        for isa, flags in ISA_FLAGS.get(machine, {}).items()
+        if compiles("int main(void) {}\n", flags)
+    }
     return {**sets, "generic": []}
 
 
 class BuildExt(build_ext):
-    """build_ext that also compiles kernels.c once per instruction set and links the results into `dispatch`."""
+    """build_ext that also compiles kernels.c once per instruction set and links the results into
+    `dispatch`."""
 
     def build_extension(self, ext):
         if ext.name.endswith(".dispatch"):

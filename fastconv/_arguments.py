@@ -69,8 +69,11 @@ def _as_array(name: str, value: ArrayLike) -> NDArray:
 
 
 def pair(name: str, value: IntOrInts) -> tuple[int, int]:
-    """A whole number of at least 1 for (height, width): given as one number, one for each, or TensorFlow's four."""
-    numbers = list(value) if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str) else [value]
+    """A whole number of at least 1 for (height, width): given as one number, one for each, or TensorFlow's
+    four."""
+    numbers = (
+        list(value) if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str) else [value]
+    )
     if len(numbers) == 1:
         numbers = numbers * 2
     elif len(numbers) == 4:
@@ -78,7 +81,9 @@ def pair(name: str, value: IntOrInts) -> tuple[int, int]:
             raise ValueError(f"{name} must be 1 along batch and channels, not {show(value)}")
         numbers = numbers[1:3]
     if len(numbers) != 2:
-        raise ValueError(f"{name} must be one number, (height, width) or (1, height, width, 1), not {show(value)}")
+        raise ValueError(
+            f"{name} must be one number, (height, width) or (1, height, width, 1), not {show(value)}"
+        )
     try:
         height, width = (operator.index(number) for number in numbers)
     except TypeError:
@@ -99,11 +104,13 @@ def padding(value: Padding) -> tuple[geometry.Padding, geometry.Padding]:
         (top, bottom), (left, right) = vertical, horizontal
     except (TypeError, ValueError):
         raise ValueError(
-            'padding must be "SAME", "VALID" or [[0, 0], [top, bottom], [left, right], [0, 0]] in whole pixels, '
+            'padding must be "SAME", "VALID" or [[0, 0], [top, bottom], [left, right], [0, 0]] in pixels, '
             f"not {show(value)}"
         ) from None
     if (n0, n1, c0, c1) != (0, 0, 0, 0) or min(top, bottom, left, right) < 0:
-        raise ValueError(f"padding must be 0 along batch and channels and nowhere negative, not {show(value)}")
+        raise ValueError(
+            f"padding must be 0 along batch and channels and nowhere negative, not {show(value)}"
+        )
     return vertical, horizontal
 
 

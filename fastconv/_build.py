@@ -1,8 +1,9 @@
 """Loading the compiled code: is it there, was it built from these sources, and how its OpenMP threads wait.
 
-In a checkout the folder `fastconv` shadows an installed one, so it must hold extensions built in place, from the sources beside
-it.  Each build carries a digest of its sources; importing fastconv from a checkout compares.  An installed package has no
-sources beside it and compares nothing.  setup.py runs this file too, before there is anything to import.
+In a checkout the folder `fastconv` shadows an installed one, so it must hold extensions built in place, from
+the sources beside it.  Each build carries a digest of its sources; importing fastconv from a checkout
+compares.  An installed package has no sources beside it and compares nothing.  setup.py runs this file too,
+before there is anything to import.
 """
 
 import contextlib
@@ -13,9 +14,9 @@ from pathlib import Path
 
 HOW_TO_BUILD = "build it in place: pip install -e ."
 
-# libgomp's idle threads spin for milliseconds before they sleep, and meanwhile keep NumPy's BLAS threads from running: a NumPy
-# product and a convolution in turn then take ten times as long.  So many rounds (some tens of microseconds) bridge the gap
-# between two layers of a network and no more.
+# libgomp's idle threads spin for milliseconds before they sleep, and meanwhile keep NumPy's BLAS threads from
+# running: a NumPy product and a convolution in turn then take ten times as long.  So many rounds (some tens
+# of microseconds) bridge the gap between two layers of a network and no more.
 SPIN_ROUNDS = "2000"
 SPIN_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
@@ -39,15 +40,18 @@ def load() -> None:
     except ImportError as error:
         where = f"in the checkout {root}" if in_checkout else "in this installation"
         raise ImportError(f"fastconv: no compiled code {where} ({error}); {HOW_TO_BUILD}") from error
-    if in_checkout and dispatch.SOURCES != digest(root):
-        raise ImportError(f"fastconv: the sources in {root} have changed since they were compiled; {HOW_TO_BUILD}")
+    if in_checkout and digest(root) != dispatch.SOURCES:
+        raise ImportError(
+            f"fastconv: the sources in {root} have changed since they were compiled; {HOW_TO_BUILD}"
+        )
 
 
 @contextlib.contextmanager
 def _brief_spinning() -> Iterator[None]:
     """Around the import that loads the OpenMP runtime, which reads its variables then and never again.
 
-    The user's own choice stands, and so does the environment afterwards; a runtime that is already loaded is as it is.
+    The user's own choice stands, and so does the environment afterwards; a runtime that is already loaded is
+    as it is.
     """
     if any(variable in os.environ for variable in SPIN_VARIABLES):
         yield

@@ -27,7 +27,9 @@ def show_config() -> None:
     count, origin = threads.decide(None)
     others = [isa for isa in dispatch.supported() if isa != dispatch.selected()]
     openmp = dispatch.OPENMP_VERSION
-    print(f"fastconv  {__version__} (NumPy {np.__version__}, Python {platform.python_version()}, {platform.machine()})")
+    print(
+        f"fastconv  {__version__} (NumPy {np.__version__}, Python {platform.python_version()}, {platform.machine()})"
+    )
     print(f"ISA       {dispatch.selected()} (also here: {', '.join(others) or 'none'}; FASTCONV_ISA chooses)")
     print(f"OpenMP    {f'yes ({openmp})' if openmp else 'no: built without, one thread'}")
     print(f"threads   {count} (from: {origin})")

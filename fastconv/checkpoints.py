@@ -34,7 +34,7 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], model: 
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"path: there is no folder {folder!r} to save into")
     if os.path.isdir(target):
-        raise IsADirectoryError(f"path must be a file, got the folder {target!r}")
+        raise IsADirectoryError(f"path must be a file, not the folder {target!r}")
     meta = json.dumps({"format": FORMAT, "version": VERSION, "model": model})
     temporary = os.path.join(folder, f".fastconv-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:

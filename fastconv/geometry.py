@@ -1,23 +1,25 @@
 """Padding and window arithmetic: the only place where SAME, VALID and explicit padding become integers.
 
-One axis at a time.  A window of `kernel` taps, `dilation` apart, moves in steps of `stride` over an axis of `size` pixels
-with `before` and `after` padding pixels around it.  Output pixel i sees input pixel
+One axis at a time.  A window of `kernel` taps, `dilation` apart, moves in steps of `stride` over an axis of
+`size` pixels with `before` and `after` padding pixels around it.  Output pixel i sees input pixel
 
     i * stride - before + tap * dilation        for tap = 0 .. kernel - 1
 
-and pixels outside 0 .. size - 1 are padding.  SAME follows TensorFlow: as many output pixels as stride steps fit into the
-axis, the odd padding pixel after (https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2).
+and pixels outside 0 .. size - 1 are padding.  SAME follows TensorFlow: as many output pixels as stride steps
+fit into the axis, the odd padding pixel after
+(https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Tuple, Union
+from typing import NamedTuple
 
-Padding = Union[str, Tuple[int, int]]
+Padding = str | tuple[int, int]
 
 
 class Axis(NamedTuple):
-    """A window moving over one axis.  `out` is the number of positions; it is below 1 where the window does not fit."""
+    """A window moving over one axis.  `out` is the number of positions; it is below 1 where the window does
+    not fit."""
 
     size: int
     kernel: int
@@ -31,9 +33,9 @@ class Axis(NamedTuple):
 class Sweep(NamedTuple):
     """One axis of a correlation, as the kernels walk it.
 
-    For i = 0 .. count - 1, the result pixel  place + i * place_step  sums, over all (index, offset) in taps, the source
-    pixel  origin + i * step + offset  times the filter's tap number `index`.  Source pixels outside the axis are zero.
-    Offsets start at 0 or above; `extent` is the largest plus one.
+    For i = 0 .. count - 1, the result pixel  place + i * place_step  sums, over all (index, offset) in taps,
+    the source pixel  origin + i * step + offset  times the filter's tap number `index`.  Source pixels
+    outside the axis are zero.  Offsets start at 0 or above; `extent` is the largest plus one.
     """
 
     count: int
@@ -68,9 +70,9 @@ def forward_sweep(a: Axis) -> Sweep:
 def input_gradient_sweeps(a: Axis) -> list[Sweep]:
     """The gradient of the input: results are input pixels, sources are output pixels.
 
-    Input pixel p receives from output pixel o through a tap where  o * stride = p + before - tap * dilation.  The pixels with
-    equal (p + before) % stride meet the same taps; each such phase is a correlation of step 1, so no gradient is ever
-    spread out with zeros.
+    Input pixel p receives from output pixel o through a tap where  o * stride = p + before - tap * dilation.
+    The pixels with equal (p + before) % stride meet the same taps; each such phase is a correlation of step
+    1, so no gradient is ever spread out with zeros.
     """
     sweeps = []
     for phase in range(a.stride):

@@ -37,7 +37,7 @@ class random_normal:  # a class, so that it can be pickled, under the name of a 
 
     def __post_init__(self) -> None:
         if not 0 <= self.stddev < math.inf:
-            raise ValueError(f"stddev must be a finite number >= 0, got {self.stddev!r}")
+            raise ValueError(f"stddev must be a finite number >= 0, not {self.stddev!r}")
 
     def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         return rng.normal(0.0, self.stddev, shape)
@@ -79,7 +79,7 @@ def get(initializer: str | Initializer, argument: str = "initializer") -> Initia
         return initializer
     if isinstance(initializer, str) and initializer in _BY_NAME:
         return _BY_NAME[initializer]
-    raise ValueError(f"{argument} must be one of {sorted(_BY_NAME)} or a function, got {initializer!r}")
+    raise ValueError(f"{argument} must be one of {sorted(_BY_NAME)} or a function, not {initializer!r}")
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -14,13 +14,13 @@ layer inside holds views of its part (`layer.weights["kernel"]`, `layer.grads["k
 from __future__ import annotations
 
 import math
-import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from fastconv import _arguments as arguments
 from fastconv import initializers, nn
 from fastconv.initializers import Initializer
 
@@ -32,7 +32,7 @@ class Layer:
 
     def __init__(self, name: str | None = None) -> None:
         if name is not None and (not isinstance(name, str) or not name or "/" in name):
-            raise ValueError(f"name must be a string without '/', got {name!r}")
+            raise ValueError(f"name must be a string without '/', not {name!r}")
         self.name = name
         self.specs: dict[str, tuple[tuple[int, ...], Initializer]] = {}  # declared by build
         self.weights: dict[str, np.ndarray] = {}
@@ -73,9 +73,8 @@ class _Affine(Layer):
         name: str | None,
     ) -> None:
         super().__init__(name)
-        if activation not in (None, "relu", nn.relu):
-            raise ValueError(f"activation must be None or 'relu', got {activation!r}")
-        self.activation = "relu" if activation is nn.relu else activation
+        activation = "relu" if activation is nn.relu else activation
+        self.activation = arguments.choice("activation", activation, (None, "relu"))
         self.use_bias = bool(use_bias)
         self.kernel_initializer = initializers.get(kernel_initializer, "kernel_initializer")
         self.bias_initializer = initializers.get(bias_initializer, "bias_initializer")
@@ -140,16 +139,16 @@ class Conv2D(_Affine):
         name: str | None = None,
     ) -> None:
         super().__init__(activation, use_bias, kernel_initializer, bias_initializer, name)
-        self.filters = check_positive("filters", filters)
-        self.kernel_size = _pair("kernel_size", kernel_size)
-        self.strides = _pair("strides", strides)
-        self.padding = _padding(padding)
-        self.dilation_rate = _pair("dilation_rate", dilation_rate)
+        self.filters = arguments.whole("filters", filters, 1)
+        self.kernel_size = arguments.pair("kernel_size", kernel_size)
+        self.strides = arguments.pair("strides", strides)
+        self.padding = _checked_padding(padding)
+        self.dilation_rate = arguments.pair("dilation_rate", dilation_rate)
 
     def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """[H, W, C] -> [OH, OW, filters]"""
         if len(input_shape) != 3:
-            raise ValueError(f"Conv2D needs input [H, W, C], got {input_shape}")
+            raise ValueError(f"Conv2D needs input [H, W, C], not {input_shape}")
         kernel_shape = (*self.kernel_size, input_shape[-1], self.filters)
         self._declare(kernel_shape)
         empty = np.empty((0, *input_shape), np.float32)
@@ -183,12 +182,12 @@ class Dense(_Affine):
         name: str | None = None,
     ) -> None:
         super().__init__(activation, use_bias, kernel_initializer, bias_initializer, name)
-        self.units = check_positive("units", units)
+        self.units = arguments.whole("units", units, 1)
 
     def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """[I] -> [units]"""
         if len(input_shape) != 1:
-            raise ValueError(f"Dense needs flat input [I], got {input_shape}: put a Flatten before it")
+            raise ValueError(f"Dense needs flat input [I], not {input_shape}: put a Flatten before it")
         self._declare((*input_shape, self.units))
         return (self.units,)
 
@@ -217,9 +216,9 @@ class MaxPooling2D(Layer):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        self.pool_size = _pair("pool_size", pool_size)
-        self.strides = self.pool_size if strides is None else _pair("strides", strides)
-        self.padding = _padding(padding)
+        self.pool_size = arguments.pair("pool_size", pool_size)
+        self.strides = self.pool_size if strides is None else arguments.pair("strides", strides)
+        self.padding = _checked_padding(padding)
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
         y = nn.max_pool2d(x, self.pool_size, self.strides, self.padding)
@@ -253,7 +252,7 @@ class Dropout(Layer):
     def __init__(self, rate: float, *, name: str | None = None) -> None:
         super().__init__(name)
         if not 0 <= rate < 1:
-            raise ValueError(f"rate must lie in [0, 1), got {rate!r}")
+            raise ValueError(f"rate must lie in [0, 1), not {rate!r}")
         self.rate = float(rate)
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
@@ -274,9 +273,9 @@ class Reshape(Layer):
 
     def __init__(self, target_shape: Sequence[int], *, name: str | None = None) -> None:
         super().__init__(name)
-        self.target_shape = tuple(operator.index(size) for size in target_shape)
-        if any(size < 1 and size != -1 for size in self.target_shape) or self.target_shape.count(-1) > 1:
-            raise ValueError(f"target_shape must hold sizes >= 1 and at most one -1, got {target_shape!r}")
+        self.target_shape = tuple(arguments.whole("target_shape", size, -1) for size in target_shape)
+        if 0 in self.target_shape or self.target_shape.count(-1) > 1:
+            raise ValueError(f"target_shape must hold sizes above 0 and at most one -1, not {target_shape!r}")
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
         shape = x.shape
@@ -328,9 +327,9 @@ class Sequential(Layer):
         self.output_shapes: list[tuple[int, ...]] = []
         for i, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
-                raise TypeError(f"layers[{i}] must be a layer, got {layer!r}")
+                raise TypeError(f"layers[{i}] must be a layer, not {layer!r}")
         if not self.layers:
-            raise ValueError("layers must hold at least one layer, got []")
+            raise ValueError("layers must hold at least one layer, not []")
         self._name_layers()
         if input_shape is not None:
             self._become_model(input_shape, seed, np.dtype(dtype))
@@ -395,7 +394,7 @@ class Sequential(Layer):
         shapes = [np.shape(array) for array in weights]
         expected = [view.shape for view in self.weights.values()]
         if shapes != expected:
-            raise ValueError(f"weights must have the shapes {expected}, got {shapes}")
+            raise ValueError(f"weights must have the shapes {expected}, not {shapes}")
         for view, array in zip(self.weights.values(), weights, strict=True):
             view[...] = array
 
@@ -406,10 +405,9 @@ class Sequential(Layer):
 
     def _become_model(self, input_shape: Sequence[int], seed: int, dtype: np.dtype) -> None:
         if dtype not in (np.float32, np.float64):
-            raise ValueError(f"dtype must be float32 or float64, got {dtype}")
-        if operator.index(seed) < 0:
-            raise ValueError(f"seed must be an integer >= 0, got {seed!r}")
-        self.input_shape = tuple(check_positive("input_shape", size) for size in input_shape)
+            raise ValueError(f"dtype must be float32 or float64, not {dtype}")
+        rng = np.random.default_rng(arguments.whole("seed", seed, 0))
+        self.input_shape = tuple(arguments.whole("input_shape", size, 1) for size in input_shape)
         for path, layer in self.members():
             if layer.rng is not None:
                 raise ValueError(f"layers: {path} belongs to another model already")
@@ -418,12 +416,11 @@ class Sequential(Layer):
         self.parameters = np.zeros(self.count_params(), dtype)
         self.gradients = np.zeros_like(self.parameters)
         self._bind()
-        rng = np.random.default_rng(seed)
         for _, layer in self._unique_members():
             for key, (shape, initializer) in layer.specs.items():
                 values = np.asarray(initializer(rng, shape))
                 if values.shape != shape:
-                    raise ValueError(f"{key}_initializer must return shape {shape}, got {values.shape}")
+                    raise ValueError(f"{key}_initializer must return shape {shape}, not {values.shape}")
                 layer.weights[key][...] = values
         for (
             _,
@@ -454,7 +451,7 @@ class Sequential(Layer):
         taken = [layer.name for layer in unique if layer.name is not None]
         for name in taken:
             if taken.count(name) > 1:
-                raise ValueError(f"name must be unique among the layers of a Sequential, got {name!r} twice")
+                raise ValueError(f"name must be unique among the layers of a Sequential, not {name!r} twice")
         for layer in unique:
             if layer.name is None:
                 layer.name = _free_name(type(layer).__name__, taken)
@@ -466,9 +463,9 @@ class Sequential(Layer):
     def _input(self, x: Any) -> np.ndarray:
         x = np.asarray(x)
         if x.dtype.kind not in "biuf":
-            raise TypeError(f"x must hold numbers, got dtype {x.dtype}")
+            raise TypeError(f"x must hold numbers, not dtype {x.dtype}")
         if x.shape[1:] != self.input_shape or x.ndim == 0:
-            raise ValueError(f"x must be [N, {', '.join(map(str, self.input_shape))}], got shape {x.shape}")
+            raise ValueError(f"x must be [N, {', '.join(map(str, self.input_shape))}], not shape {x.shape}")
         return x.astype(self.parameters.dtype, copy=False)
 
 
@@ -482,28 +479,6 @@ def _free_name(class_name: str, taken: Sequence[str]) -> str:
     return name
 
 
-def check_positive(name: str, value: Any) -> int:
-    """The value as an int; TypeError or ValueError unless it is an integer of at least 1."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if number < 1:
-        raise ValueError(f"{name} must be positive, got {value!r}")
-    return number
-
-
-def _pair(name: str, value: Any) -> tuple[int, int]:
-    """(height, width) of an int or two of them."""
-    sizes = (value, value) if np.ndim(value) == 0 else tuple(value)
-    if len(sizes) != 2:
-        raise ValueError(f"{name} must be an int or (height, width), got {value!r}")
-    height, width = (check_positive(name, size) for size in sizes)
-    return height, width
-
-
-def _padding(padding: Any) -> Any:
-    """A string is checked here, explicit padding by nn when the layer is built."""
-    if isinstance(padding, str) and padding.upper() not in ("SAME", "VALID"):
-        raise ValueError(f"padding must be 'valid', 'same' or explicit, got {padding!r}")
+def _checked_padding(padding: Any) -> Any:
+    arguments.padding(padding)
     return padding

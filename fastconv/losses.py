@@ -21,7 +21,7 @@ def softmax_cross_entropy(labels: Any, logits: np.ndarray) -> tuple[float, np.nd
     """
     logits = np.asarray(logits)
     if logits.ndim != 2 or 0 in logits.shape:
-        raise ValueError(f"logits must be [N, K] with N and K at least 1, got shape {logits.shape}")
+        raise ValueError(f"logits must be [N, K] with N and K at least 1, not shape {logits.shape}")
     examples, classes = logits.shape
     targets = one_hot(check_labels(labels, examples, classes, "labels"), classes, logits.dtype)
     losses = nn.softmax_cross_entropy_with_logits(targets, logits)
@@ -35,14 +35,14 @@ def check_labels(labels: Any, examples: int, classes: int, argument: str = "y") 
     """The labels as an array, [N] integers or [N, K] rows; an error if they do not fit the sizes."""
     labels = np.asarray(labels)
     if labels.dtype.kind not in "biuf":
-        raise TypeError(f"{argument} must hold numbers, got dtype {labels.dtype}")
+        raise TypeError(f"{argument} must hold numbers, not dtype {labels.dtype}")
     if labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (classes,)):
         raise ValueError(
-            f"{argument} must be [N] integers or [N, {classes}] one-hot, got shape {labels.shape}"
+            f"{argument} must be [N] integers or [N, {classes}] one-hot, not shape {labels.shape}"
         )
     if len(labels) != examples:
         raise ValueError(
-            f"{argument} must have one label an example, got {len(labels)} for {examples} examples"
+            f"{argument} must have one label an example, not {len(labels)} for {examples} examples"
         )
     if labels.ndim == 1:
         _check_integers(labels, classes, argument)
@@ -67,10 +67,10 @@ def class_ids(labels: np.ndarray) -> np.ndarray:
 
 def _check_integers(labels: np.ndarray, classes: int, argument: str) -> None:
     if labels.dtype.kind not in "iu":
-        raise TypeError(f"{argument} of shape [N] must hold integers, got dtype {labels.dtype}")
+        raise TypeError(f"{argument} of shape [N] must hold integers, not dtype {labels.dtype}")
     wrong = labels[(labels < 0) | (labels >= classes)]
     if wrong.size:
-        raise ValueError(f"{argument} must lie in 0..{classes - 1}, got {wrong[0]}")
+        raise ValueError(f"{argument} must lie in 0..{classes - 1}, not {wrong[0]}")
 
 
 def _check_rows(labels: np.ndarray, argument: str) -> None:
@@ -78,4 +78,4 @@ def _check_rows(labels: np.ndarray, argument: str) -> None:
     wrong = (np.abs(sums - 1) > _SUM_TOLERANCE) | (labels < 0).any(axis=1) | np.isnan(sums)
     if wrong.any():
         row = int(wrong.argmax())
-        raise ValueError(f"{argument} must have rows >= 0 that sum to 1, got {labels[row]} in row {row}")
+        raise ValueError(f"{argument} must have rows >= 0 that sum to 1, not {labels[row]} in row {row}")

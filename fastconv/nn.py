@@ -1,12 +1,14 @@
 """The operations, with TensorFlow's names and argument order: check, geometry, allocate, call.
 
-Arrays are NHWC (batch, height, width, channels), filters HWIO (height, width, input channels, output channels).  Anything that
-NumPy takes for an array of real numbers is taken; it is never modified.  float32 and float64 are computed as they are,
-integers and float16 as float32, and mixed ones as NumPy promotes them.  Results are new C-contiguous arrays.
+Arrays are NHWC (batch, height, width, channels), filters HWIO (height, width, input channels, output
+channels).  Anything that NumPy takes for an array of real numbers is taken; it is never modified.  float32
+and float64 are computed as they are, integers and float16 as float32, and mixed ones as NumPy promotes them.
+Results are new C-contiguous arrays.
 
-Every operation takes `num_threads=`, the number of threads for this call (see fastconv.threads); results have the same bits for
-any number.  Wrong arguments raise ValueError or TypeError, naming the argument and its value, before anything is computed.
-`fastconv.reference` holds the slow twin of every function here, with the same signature.
+Every operation takes `num_threads=`, the number of threads for this call (see fastconv.threads); results have
+the same bits for any number.  Wrong arguments raise ValueError or TypeError, naming the argument and its
+value, before anything is computed.  `fastconv.reference` holds the slow twin of every function here, with the
+same signature.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from fastconv._kernels import pool as _pool
 PASS = 16
 RANDOM_PASS = 64
 
-_POINT = geometry.forward_sweep(geometry.axis(1, 1, 1, 1, "VALID"))  # a dense layer is a 1x1 convolution of 1x1 images
+_POINT = geometry.forward_sweep(
+    geometry.axis(1, 1, 1, 1, "VALID")
+)  # a dense layer is a 1x1 convolution of 1x1 images
 
 
 # ---------------------------------------------------------------------------------------------- convolution
@@ -46,13 +50,15 @@ def conv2d(
     """2-D convolution (cross-correlation, as in all of deep learning) of a batch of images.
 
         y[n, i, j, k] = sum over p, q, c of
-            input[n, i * stride + p * dilation - top, j * stride + q * dilation - left, c] * filters[p, q, c, k]
+            input[n, i * stride + p * dilation - top, j * stride + q * dilation - left, c] * filters[p, q, c,
+            k]
 
     Args:
         input: [N, H, W, C].
         filters: [filter height, filter width, C, K].
         strides: int, (h, w) or (1, h, w, 1).
-        padding: "SAME" (output ceil(H / stride), zeros around, the odd one below and right), "VALID" (none), in any case; or
+        padding: "SAME" (output ceil(H / stride), zeros around, the odd one below and right), "VALID" (none),
+        in any case; or
             explicit [[0, 0], [top, bottom], [left, right], [0, 0]] in pixels.
         dilations: distance of the filter's taps in pixels; the forms of strides.
         data_format: "NHWC".
@@ -148,7 +154,9 @@ def conv2d_backprop_filter(
     if not (dy.size and x.size):
         return np.zeros(shape, dy.dtype)
     dw = np.empty(shape, dy.dtype)
-    _conv2d.filter_gradient(dw, x, dy, geometry.forward_sweep(vertical), geometry.forward_sweep(horizontal), n)
+    _conv2d.filter_gradient(
+        dw, x, dy, geometry.forward_sweep(vertical), geometry.forward_sweep(horizontal), n
+    )
     return dw
 
 
@@ -163,7 +171,9 @@ def _axes(
 ) -> tuple[geometry.Axis, geometry.Axis]:
     """The vertical and the horizontal axis of a convolution, after all checks."""
     if min(filter_shape[:2]) < 1:
-        raise ValueError(f"{filters_name} must have at least one tap in height and width, not shape {tuple(filter_shape)}")
+        raise ValueError(
+            f"{filters_name} must have at least one tap in height and width, not shape {tuple(filter_shape)}"
+        )
     if shape[3] != filter_shape[2]:
         raise ValueError(
             f"{filters_name} must have as many input channels (axis 2) as {input_name} has channels (axis 3): "
@@ -173,7 +183,12 @@ def _axes(
     steps = arguments.pair("strides", strides)
     gaps = arguments.pair("dilations", dilations)
     return tuple(
-        _fit(geometry.axis(shape[1 + i], filter_shape[i], steps[i], gaps[i], ends[i]), name, input_name, filters_name)
+        _fit(
+            geometry.axis(shape[1 + i], filter_shape[i], steps[i], gaps[i], ends[i]),
+            name,
+            input_name,
+            filters_name,
+        )
         for i, name in enumerate(("height", "width"))
     )
 
@@ -238,8 +253,9 @@ def max_pool_with_argmax(
     """max_pool2d, and where each maximum lies.
 
     Returns:
-        The maxima [N, OH, OW, C], and int64 [N, OH, OW, C]: (h * W + w) * C + c of the first maximum in row-major order (the first
-        NaN if there is one); with include_batch_in_index ((n * H + h) * W + w) * C + c.
+        The maxima [N, OH, OW, C], and int64 [N, OH, OW, C]: (h * W + w) * C + c of the first maximum in
+        row-major order (the first NaN if there is one); with include_batch_in_index ((n * H + h) * W + w) * C
+        + c.
     """
     y, argmax, shape = _max_pool(input, ksize, strides, padding, data_format, num_threads, with_argmax=True)
     if include_batch_in_index:
@@ -258,7 +274,8 @@ def max_pool_grad(
     *,
     num_threads: int | None = None,
 ) -> NDArray:
-    """Gradient of max_pool2d with respect to its input: all of `grad` goes to the first maximum of each window.
+    """Gradient of max_pool2d with respect to its input: all of `grad` goes to the first maximum of each
+    window.
 
     Args:
         orig_input: what max_pool2d was given, [N, H, W, C].
@@ -313,7 +330,9 @@ def _windows(
     for i, name in enumerate(("height", "width")):
         axis = _fit(geometry.axis(shape[1 + i], window[i], steps[i], 1, ends[i]), name, input_name, "ksize")
         if axis.before >= axis.kernel or (axis.out - 1) * axis.stride - axis.before >= axis.size:
-            raise ValueError(f"padding must leave every window a pixel of the image, unlike {arguments.show(padding)}")
+            raise ValueError(
+                f"padding must leave every window a pixel of the image, unlike {arguments.show(padding)}"
+            )
         axes.append(axis)
     return tuple(axes)
 
@@ -361,7 +380,8 @@ def bias_add(value: ArrayLike, bias: ArrayLike, *, num_threads: int | None = Non
 
 
 def bias_add_grad(out_backprop: ArrayLike, *, num_threads: int | None = None) -> NDArray:
-    """Gradient of bias_add with respect to the bias: the sum of out_backprop [..., C] over all axes but the last, [C]."""
+    """Gradient of bias_add with respect to the bias: the sum of out_backprop [..., C] over all axes but the
+    last, [C]."""
     (dy,) = arguments.arrays(out_backprop=(out_backprop, max(np.ndim(out_backprop), 1)))
     c = dy.shape[-1]
     if not dy.size:
@@ -374,10 +394,10 @@ def bias_add_grad(out_backprop: ArrayLike, *, num_threads: int | None = None) ->
 def dropout(x: ArrayLike, rate: float, *, seed: int, num_threads: int | None = None) -> NDArray:
     """Inverted dropout: each element is 0 with probability `rate`, else divided by 1 - rate.
 
-    Which elements are dropped depends on the seed and the element's position alone, so the gradient is the same call with the same
-    seed on the gradient of the result, and no mask is stored.  Philox4x32-10: key = seed, counter = position // 4, word =
-    position % 4 in C order; dropped where the word is below rate * 2**32 (Salmon et al., SC 2011; Srivastava et al., Dropout,
-    JMLR 2014).
+    Which elements are dropped depends on the seed and the element's position alone, so the gradient is the
+    same call with the same seed on the gradient of the result, and no mask is stored.  Philox4x32-10: key =
+    seed, counter = position // 4, word = position % 4 in C order; dropped where the word is below rate *
+    2**32 (Salmon et al., SC 2011; Srivastava et al., Dropout, JMLR 2014).
 
     Args:
         x: any shape.
@@ -430,12 +450,17 @@ def dense(
     n = threads.resolve(num_threads, x.shape[0] * w.size)
     if y.size:
         b = rest[0] if rest else None
-        _conv2d.correlate(_points(y), _points(x), w[None, None], b, activation == "relu", _POINT, _POINT, False, n)
+        _conv2d.correlate(
+            _points(y), _points(x), w[None, None], b, activation == "relu", _POINT, _POINT, False, n
+        )
     return y
 
 
-def dense_backprop_input(kernel: ArrayLike, out_backprop: ArrayLike, *, num_threads: int | None = None) -> NDArray:
-    """Gradient of dense with respect to its inputs: out_backprop [N, O] @ kernel [I, O] transposed, [N, I]."""
+def dense_backprop_input(
+    kernel: ArrayLike, out_backprop: ArrayLike, *, num_threads: int | None = None
+) -> NDArray:
+    """Gradient of dense with respect to its inputs: out_backprop [N, O] @ kernel [I, O] transposed, [N,
+    I]."""
     w, dy = arguments.arrays(kernel=(kernel, 2), out_backprop=(out_backprop, 2))
     if dy.shape[1] != w.shape[1]:
         raise ValueError(f"out_backprop must have as many columns as kernel: {dy.shape} against {w.shape}")
@@ -446,8 +471,11 @@ def dense_backprop_input(kernel: ArrayLike, out_backprop: ArrayLike, *, num_thre
     return dx
 
 
-def dense_backprop_kernel(inputs: ArrayLike, out_backprop: ArrayLike, *, num_threads: int | None = None) -> NDArray:
-    """Gradient of dense with respect to its kernel: inputs [N, I] transposed @ out_backprop [N, O], [I, O]."""
+def dense_backprop_kernel(
+    inputs: ArrayLike, out_backprop: ArrayLike, *, num_threads: int | None = None
+) -> NDArray:
+    """Gradient of dense with respect to its kernel: inputs [N, I] transposed @ out_backprop [N, O], [I,
+    O]."""
     x, dy = arguments.arrays(inputs=(inputs, 2), out_backprop=(out_backprop, 2))
     if x.shape[0] != dy.shape[0]:
         raise ValueError(f"out_backprop must have as many rows as inputs: {dy.shape} against {x.shape}")
@@ -492,4 +520,7 @@ def softmax_cross_entropy_with_logits(
     arguments.same_shape("labels", p, x.shape, "that of logits")
     shifted = x - x.max(axis=-1, keepdims=True, initial=-np.inf)
     log_sum = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return (p * (log_sum - shifted)).sum(axis=-1)
+    surprise = np.where(
+        p != 0, log_sum - shifted, 0
+    )  # a class of probability 0 costs nothing, even at logit -inf
+    return (p * surprise).sum(axis=-1)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from fastconv import threads
+from fastconv import nn, threads
 from fastconv._kernels import elementwise
 
 
@@ -50,7 +50,7 @@ class Adam:
             self.beta_1,
             self.beta_2,
             self.epsilon,
-            threads.resolve(None, parameters.size),
+            threads.resolve(None, parameters.size * nn.PASS),
         )
         self.iterations = t
 
@@ -78,13 +78,13 @@ class SGD:
             self._velocity,
             self.learning_rate,
             self.momentum,
-            threads.resolve(None, parameters.size),
+            threads.resolve(None, parameters.size * nn.PASS),
         )
 
 
 def _in_range(name: str, value: float, low: float, high: float) -> float:
     if not low <= value < high:
-        raise ValueError(f"{name} must lie in [{low}, {high}), got {value!r}")
+        raise ValueError(f"{name} must lie in [{low}, {high}), not {value!r}")
     return float(value)
 
 
@@ -94,14 +94,14 @@ def _check_flat(parameters: np.ndarray, gradients: np.ndarray, state: np.ndarray
         if array.ndim != 1 or not array.flags.c_contiguous or array.dtype not in (np.float32, np.float64):
             raise ValueError(
                 f"{name} must be a contiguous [P] array of float32 or float64, "
-                f"got {array.dtype} of shape {array.shape}"
+                f"not {array.dtype} of shape {array.shape}"
             )
     if not parameters.flags.writeable:
-        raise ValueError("parameters must be writeable, got a read-only array")
+        raise ValueError("parameters must be writeable, not read-only")
     expected = parameters if state is None else state
     for name, array in (("parameters", parameters), ("gradients", gradients)):
         if (array.shape, array.dtype) != (expected.shape, expected.dtype):
             raise ValueError(
                 f"{name} must be {expected.dtype} of shape {expected.shape} "
-                f"like the rest, got {array.dtype} of shape {array.shape}"
+                f"like the rest, not {array.dtype} of shape {array.shape}"
             )

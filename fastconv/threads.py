@@ -8,9 +8,9 @@ The first of these that is given decides:
 4. the environment variables FASTCONV_NUM_THREADS, then OMP_NUM_THREADS,
 5. the processors that this process may use: its affinity, or its container's CPU quota if that is less.
 
-Whatever is decided, small work takes fewer threads, down to one, because waking a thread costs some microseconds; and a
-forked child computes on one thread, because the runtime's other threads did not survive the fork and waiting for them would
-never end.  Results have the same bits for every number of threads.
+Whatever is decided, small work takes fewer threads, down to one, because waking a thread costs some
+microseconds; and a forked child computes on one thread, because the runtime's other threads did not survive
+the fork and waiting for them would never end.  Results have the same bits for every number of threads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from pathlib import Path
 
 from fastconv._kernels import dispatch
 
-# Multiply-adds that are worth a thread: about 20 microseconds of one core, some times the cost of waking another.
+# Multiply-adds that are worth a thread: about 20 microseconds of one core, some times the cost of waking
+# another.
 GRAIN = 1 << 20
 
 _context: ContextVar[int | None] = ContextVar("fastconv_num_threads", default=None)
@@ -98,7 +99,8 @@ def _default() -> tuple[int, str]:
 
 
 def cgroup_quota(root: Path = Path("/")) -> int | None:
-    """The container's CPU quota in whole processors, rounded up; None if there is none.  `root` is for tests."""
+    """The container's CPU quota in whole processors, rounded up; None if there is none.  `root` is for
+    tests."""
     quotas = [quota for folder in _cgroup_folders(root) if (quota := _read_quota(folder)) is not None]
     return min(quotas, default=None)
 
@@ -116,7 +118,9 @@ def _cgroup_folders(root: Path) -> Iterator[Path]:
             continue
         base = mount / "cpu" if controllers else mount
         folder = base / path.lstrip("/")
-        yield from (parent for parent in (folder, *folder.parents) if parent == base or base in parent.parents)
+        yield from (
+            parent for parent in (folder, *folder.parents) if parent == base or base in parent.parents
+        )
 
 
 def _read_quota(folder: Path) -> int | None:

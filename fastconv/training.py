@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fastconv import _arguments as arguments
 from fastconv import checkpoints, losses, nn
-from fastconv.layers import Dropout, Sequential, check_positive
+from fastconv.layers import Dropout, Sequential
 
 # Examples that pass through the net at once where nothing is trained: enough work to share among cores, while
 # the largest activation of the document's nets (28x28x32 floats an example) takes 10 MB.
@@ -58,7 +59,7 @@ class Classifier:
 
     def __init__(self, net: Sequential, optimizer: Optimizer, name: str) -> None:
         if net.rng is None:
-            raise ValueError("net must be a Sequential with input_shape, got one without")
+            raise ValueError("net must be a Sequential with input_shape, not one without")
         self.net = net
         self.rng = net.rng
         self.optimizer = optimizer
@@ -110,10 +111,9 @@ class Classifier:
         """
         x, y = self._examples(x, y)
         validation = None if validation_data is None else self._validation(validation_data)
-        check_positive("epochs", epochs)
-        check_positive("batch_size", batch_size)
-        if verbose not in (0, 1, 2):
-            raise ValueError(f"verbose must be 0, 1 or 2, got {verbose!r}")
+        arguments.whole("epochs", epochs, 1)
+        arguments.whole("batch_size", batch_size, 1)
+        arguments.choice("verbose", verbose, (0, 1, 2))
         history = History()
         with self._dropping(keep_prob):
             for epoch in range(1, epochs + 1):
@@ -186,7 +186,7 @@ class Classifier:
     def _dropping(self, keep_prob: float | None) -> Iterator[None]:
         """Within, the dropouts keep with this probability; None leaves each its own rate."""
         if keep_prob is not None and not 0 <= 1 - keep_prob < 1:
-            raise ValueError(f"keep_prob must lie in (0, 1], got {keep_prob!r}")
+            raise ValueError(f"keep_prob must lie in (0, 1], not {keep_prob!r}")
         rates = [layer.rate for layer in self.dropouts]
         try:
             for layer, rate in zip(self.dropouts, rates, strict=True):
@@ -212,22 +212,22 @@ class Classifier:
         x = np.asarray(x)
         shape = self.net.input_shape
         if x.dtype.kind not in "biuf":
-            raise TypeError(f"{argument} must hold numbers, got dtype {x.dtype}")
+            raise TypeError(f"{argument} must hold numbers, not dtype {x.dtype}")
         if x.ndim < 2 or x.shape[1:] not in (shape, (math.prod(shape),)):
             row = ", ".join(map(str, shape))
-            raise ValueError(f"{argument} must be [N, {row}] or [N, {math.prod(shape)}], got shape {x.shape}")
+            raise ValueError(f"{argument} must be [N, {row}] or [N, {math.prod(shape)}], not shape {x.shape}")
         return x
 
     def _examples(self, x: Any, y: Any, argument: str = "") -> tuple[np.ndarray, np.ndarray]:
         """Inputs and labels that fit the net and each other; at least one."""
         x = self._inputs(x, f"{argument}x")
         if len(x) == 0:
-            raise ValueError(f"{argument}x must hold at least one example, got shape {x.shape}")
+            raise ValueError(f"{argument}x must hold at least one example, not shape {x.shape}")
         return x, losses.check_labels(y, len(x), self.classes, f"{argument}y")
 
     def _validation(self, validation_data: Any) -> tuple[np.ndarray, np.ndarray]:
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
-            raise ValueError(f"validation_data must be (x, y), got {type(validation_data).__name__}")
+            raise ValueError(f"validation_data must be (x, y), not {type(validation_data).__name__}")
         x, y = validation_data
         return self._examples(x, y, "validation_data ")
 

@@ -259,9 +259,7 @@ def test_pickles_inside_are_never_run(saved, tmp_path):
 
 def test_a_header_that_promises_too_much(saved, tmp_path):
     huge = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        huge, {"descr": "<f4", "fortran_order": False, "shape": (2**40,)}
-    )
+    np.lib.format.write_array_header_1_0(huge, {"descr": "<f4", "fortran_order": False, "shape": (2**40,)})
     path = tmp_path / "huge"
     write_entries(path, {**entries_of(saved), "dense/bias.npy": huge.getvalue() + bytes(12)})
     check_refused(path, "is damaged or not")
