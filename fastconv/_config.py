@@ -24,12 +24,11 @@ def select_isa() -> None:
 
 def show_config() -> None:
     """Print version, instruction set, OpenMP, and the number of threads with its origin."""
-    count, origin = threads.decide(None)
+    count, origin = threads.decide()
     others = [isa for isa in dispatch.supported() if isa != dispatch.selected()]
     openmp = dispatch.OPENMP_VERSION
-    print(
-        f"fastconv  {__version__} (NumPy {np.__version__}, Python {platform.python_version()}, {platform.machine()})"
-    )
+    python = f"Python {platform.python_version()}, {platform.machine()}"
+    print(f"fastconv  {__version__} (NumPy {np.__version__}, {python})")
     print(f"ISA       {dispatch.selected()} (also here: {', '.join(others) or 'none'}; FASTCONV_ISA chooses)")
     print(f"OpenMP    {f'yes ({openmp})' if openmp else 'no: built without, one thread'}")
     print(f"threads   {count} (from: {origin})")

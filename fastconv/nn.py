@@ -176,7 +176,7 @@ def _axes(
         )
     if shape[3] != filter_shape[2]:
         raise ValueError(
-            f"{filters_name} must have as many input channels (axis 2) as {input_name} has channels (axis 3): "
+            f"{filters_name} must have as many input channels (axis 2) as {input_name} has (axis 3): "
             f"{tuple(filter_shape)} against {tuple(shape)}"
         )
     ends = arguments.padding(padding)

@@ -36,7 +36,7 @@ _home = os.getpid()
 
 def get_num_threads() -> int:
     """The number of threads that a large operation called here and now would use."""
-    return decide(None)[0]
+    return decide()[0]
 
 
 def set_num_threads(n: int | None) -> None:
@@ -57,25 +57,25 @@ def num_threads(n: int) -> Iterator[None]:
 
 def resolve(argument: int | None, work: int) -> int:
     """The number of threads for `work` multiply-adds, given the call's num_threads argument (or None)."""
-    if argument is None:
-        n = _context.get() or _process or _default()[0]
-    else:
-        n = _check("num_threads", argument)
+    n = _check("num_threads", argument) if argument is not None else _wanted()[0]
     if n == 1 or work < 2 * GRAIN or os.getpid() != _home or not dispatch.OPENMP_VERSION:
         return 1
     return min(n, work // GRAIN)
 
 
-def decide(argument: int | None) -> tuple[int, str]:
-    """The number of threads for large work, and in words where it came from."""
+def decide() -> tuple[int, str]:
+    """The number of threads that large work takes here and now, and in words where it came from."""
     if not dispatch.OPENMP_VERSION:
         return 1, "built without OpenMP"
     if os.getpid() != _home:
         return 1, "forked child"
-    if argument is not None:
-        return _check("num_threads", argument), "argument num_threads"
-    if _context.get() is not None:
-        return _context.get(), "with fastconv.num_threads"
+    return _wanted()
+
+
+def _wanted() -> tuple[int, str]:
+    """The number of threads that was asked for, and in words by whom."""
+    if (n := _context.get()) is not None:
+        return n, "with fastconv.num_threads"
     if _process is not None:
         return _process, "fastconv.set_num_threads"
     return _default()
