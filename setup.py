@@ -121,6 +121,7 @@ setup(
         [
             extension("dispatch", ["src_c/dispatch.c"], [*have, ("FC_SOURCES", f'"{SOURCES}"')], ALL_SOURCES),
             extension("conv2d"),
+            extension("winograd"),
             extension("pool"),
             extension("elementwise"),
         ],

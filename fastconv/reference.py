@@ -34,6 +34,7 @@ def conv2d(
     *,
     bias: ArrayLike | None = None,
     activation: str | None = None,
+    algorithm: str = "auto",
     num_threads: int | None = None,
 ) -> NDArray:
     """x [N,H,W,C], w [KH,KW,C,K], bias [K] -> y [N,OH,OW,K].
@@ -55,6 +56,7 @@ def conv2d_backprop_input(
     dilations: IntOrInts = 1,
     data_format: str = "NHWC",
     *,
+    algorithm: str = "auto",
     num_threads: int | None = None,
 ) -> NDArray:
     """w [KH,KW,C,K], dy [N,OH,OW,K] -> dx [N,H,W,C]: every tap gives its share back to its pixel."""
@@ -77,6 +79,7 @@ def conv2d_backprop_filter(
     dilations: IntOrInts = 1,
     data_format: str = "NHWC",
     *,
+    algorithm: str = "auto",
     num_threads: int | None = None,
 ) -> NDArray:
     """x [N,H,W,C], dy [N,OH,OW,K] -> dw [KH,KW,C,K]: what each tap saw, times what came of it, summed."""

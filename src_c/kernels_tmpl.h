@@ -3,6 +3,7 @@
 
 #include "types_tmpl.h"
 #include "gemm_tmpl.h"
+#include "winograd_tmpl.h"
 #include "pool_tmpl.h"
 #include "elementwise_tmpl.h"
 
@@ -13,6 +14,9 @@ const fc_kernels FN(kernels) = {
     .max_vectors = FC_MAX_VECTORS,
     .gemm = FN(gemm),
     .pack = FN(pack),
+    .winograd_data = FN(winograd_data),
+    .winograd_filter = FN(winograd_filter),
+    .winograd_result = FN(winograd_result),
     .max_pool_row = FN(max_pool_row),
     .max_pool_argmax_row = FN(max_pool_argmax_row),
     .max_pool_grad_row = FN(max_pool_grad_row),

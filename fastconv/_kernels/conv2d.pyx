@@ -18,11 +18,11 @@ inner loop ever asks where the image ends.
 
 What is summed in which order depends on the shapes alone, never on the number of threads: so neither do the bits.
 """
-cimport cython
 from cython.parallel cimport parallel, prange, threadid
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
+from fastconv._kernels.blocks cimport Axis, allocate, ceil_div, copy_window, read_axis, release, whole_lines
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_RELU, fc_index, fc_kernels
 
@@ -41,11 +41,6 @@ cdef fc_index KC_BYTES = 1 << 17
 cdef fc_index TASKS = 16
 # All partial filter gradients together.
 cdef fc_index PARTIAL_BYTES = 1 << 22
-
-cdef struct Axis:                     # fastconv.geometry.Sweep
-    fc_index count, origin, step, extent, taps, place, place_step
-    fc_index *tap                     # [taps] index into the filter
-    fc_index *offset                  # [taps]
 
 cdef struct Job:
     const fc_kernels *fc
@@ -83,29 +78,7 @@ cdef struct Unit:
     char *y                           # place[] counts from here
 
 
-cdef inline fc_index ceil_div(fc_index a, fc_index b) noexcept nogil:
-    return (a + b - 1) // b
-
-
-cdef inline fc_index whole_lines(fc_index n_bytes) noexcept nogil:
-    """Rounded up to cache lines."""
-    return ceil_div(n_bytes, 64) * 64
-
-
 # ------------------------------------------------------------------------------------------------ planning
-
-cdef int read_axis(Axis *a, object sweep) except -1:
-    a.count, a.origin, a.step, a.extent = sweep.count, sweep.origin, sweep.step, sweep.extent
-    a.taps, a.place, a.place_step = len(sweep.taps), sweep.place, sweep.place_step
-    a.tap = <fc_index *>malloc((2 * a.taps + 1) * sizeof(fc_index))
-    if a.tap == NULL:
-        raise MemoryError("fastconv: no memory for the table of taps")
-    a.offset = a.tap + a.taps
-    for i, (index, offset) in enumerate(sweep.taps):
-        a.tap[i] = index
-        a.offset[i] = offset
-    return 0
-
 
 cdef inline bint stays_inside(const Axis *a, fc_index size) noexcept nogil:
     return a.origin >= 0 and a.origin + (a.count - 1) * a.step + a.extent <= size
@@ -190,42 +163,7 @@ cdef void free_job(Job *job) noexcept nogil:
     free(job.row)
 
 
-cdef char *allocate(fc_index n_bytes) except NULL nogil:
-    """64-byte aligned scratch; release() it."""
-    cdef char *raw = <char *>malloc(n_bytes + 128)
-    cdef char *aligned
-    if raw == NULL:
-        with gil:
-            raise MemoryError(f"fastconv: no memory for {n_bytes} bytes of scratch")
-    aligned = raw + 64 + (64 - <fc_index>raw % 64) % 64
-    (<char **>(aligned - sizeof(char *)))[0] = raw
-    return aligned
-
-
-cdef void release(char *aligned) noexcept nogil:
-    if aligned != NULL:
-        free((<char **>(aligned - sizeof(char *)))[0])
-
-
 # ------------------------------------------------------------------------------------------------ one unit
-
-cdef void copy_window(char *out, const char *image, fc_index h, fc_index w, fc_index pixel_bytes, fc_index top, fc_index left,
-                      fc_index height, fc_index width) noexcept nogil:
-    """out[height][width] = the pixels from (top, left) on of image[h][w], zeros where there is no image."""
-    cdef fc_index line_bytes = width * pixel_bytes
-    cdef fc_index first = min(max(0, -left), width), last = max(first, min(width, w - left))
-    cdef fc_index r, y
-    cdef char *line
-    for r in range(height):
-        y = top + r
-        line = out + r * line_bytes
-        if y < 0 or y >= h or first == last:
-            memset(line, 0, line_bytes)
-            continue
-        memset(line, 0, first * pixel_bytes)
-        memcpy(line + first * pixel_bytes, image + (y * w + left + first) * pixel_bytes, (last - first) * pixel_bytes)
-        memset(line + last * pixel_bytes, 0, (width - last) * pixel_bytes)
-
 
 cdef Unit open_unit(const Job *job, fc_index index, char *buffer) noexcept nogil:
     """The unit's addresses; copies its source into the buffer where windows reach over the border."""
