@@ -167,9 +167,8 @@ def conv2d_backprop_filter(
     if not (dy.size and x.size):
         return np.zeros(shape, dy.dtype)
     dw = np.empty(shape, dy.dtype)
-    _conv2d.filter_gradient(
-        dw, x, dy, geometry.forward_sweep(vertical), geometry.forward_sweep(horizontal), n
-    )
+    sweeps = geometry.forward_sweep(vertical), geometry.forward_sweep(horizontal)
+    driver.filter_gradient(dw, x, dy, *sweeps, n)
     return dw
 
 

@@ -1,0 +1,133 @@
+"""Winograd against the float64 twin: every corner of the tiling, the error that is promised, the chooser."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fastconv import _algorithms, geometry, nn, reference
+
+# The promise for float32; Winograd costs about twice the direct rounding error.
+FLOAT32_ERROR = 4e-6
+# A hundred roundings of float64: the sums here have up to 30,000 terms, whose errors grow with the square root.
+FLOAT64_ERROR = 2e-14
+
+# (N, H, W, C, K, taps, padding): whole and cut tiles, one tile, fewer channels than lanes, several panels
+CORNERS = [
+    (1, 1, 1, 1, 1, 3, "SAME"),
+    (1, 3, 2, 2, 3, 5, "SAME"),
+    (2, 4, 4, 8, 16, 3, "SAME"),
+    (2, 7, 7, 5, 70, 3, "SAME"),
+    (3, 9, 13, 17, 33, 3, "VALID"),
+    (2, 6, 11, 33, 9, 5, "VALID"),
+    (1, 8, 5, 16, 130, 5, "SAME"),
+    (2, 10, 7, 12, 20, 3, [[0, 0], [2, 0], [0, 3], [0, 0]]),
+    (40, 7, 7, 16, 40, 3, "SAME"),
+]
+
+# The document's networks from their second layer on, at a small batch.
+LAYERS = {
+    "MNIST 2": (8, 14, 14, 32, 64, 3),
+    "MNIST 3": (16, 7, 7, 64, 128, 3),
+    "AlexNet 2": (1, 27, 27, 96, 256, 5),
+    "AlexNet 4": (4, 13, 13, 384, 384, 3),
+    "GoogLeNet 3a 5x5": (2, 28, 28, 16, 32, 5),
+    "ResNet 56": (1, 56, 56, 64, 64, 3),
+}
+
+
+def relative_error(result: np.ndarray, exact: np.ndarray) -> float:
+    return float(np.abs(result - exact).max() / np.abs(exact).max())
+
+
+def arrays(n, h, w, c, k, taps, dtype, padding="SAME"):
+    """ReLU'd input, He-scaled filters, output gradient."""
+    rng = np.random.default_rng(n * h + c * k)
+    x = np.maximum(rng.standard_normal((n, h, w, c)), 0).astype(dtype)
+    filters = (rng.standard_normal((taps, taps, c, k)) * np.sqrt(2 / (taps * taps * c))).astype(dtype)
+    shape = nn.conv2d(x[:0], filters, 1, padding).shape[1:]
+    return x, filters, rng.standard_normal((n, *shape)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("corner", CORNERS, ids=str)
+def test_corners_equal_the_twin(corner, dtype):
+    *shape, padding = corner
+    x, filters, dy = arrays(*shape, dtype, padding)
+    limit = FLOAT32_ERROR if dtype == np.float32 else FLOAT64_ERROR
+    bias = np.linspace(-1, 1, filters.shape[3]).astype(dtype)
+    x64, filters64, dy64 = (a.astype(np.float64) for a in (x, filters, dy))
+    forward = nn.conv2d(x, filters, 1, padding, bias=bias, algorithm="winograd")
+    assert relative_error(forward, reference.conv2d(x64, filters64, 1, padding, bias=bias)) < limit
+    fused = nn.conv2d(x, filters, 1, padding, bias=bias, activation="relu", algorithm="winograd")
+    np.testing.assert_array_equal(fused, np.maximum(forward, 0))
+    dx = nn.conv2d_backprop_input(x.shape, filters, dy, 1, padding, algorithm="winograd")
+    assert relative_error(dx, reference.conv2d_backprop_input(x.shape, filters64, dy64, 1, padding)) < limit
+    dw = nn.conv2d_backprop_filter(x, filters.shape, dy, 1, padding, algorithm="winograd")
+    assert relative_error(dw, reference.conv2d_backprop_filter(x64, filters.shape, dy64, 1, padding)) < limit
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "direct"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_float32_error_on_the_networks_layers(name, algorithm):
+    x, filters, dy = arrays(*LAYERS[name], np.float32)
+    x64, filters64, dy64 = (a.astype(np.float64) for a in (x, filters, dy))
+    y = nn.conv2d(x, filters, 1, "SAME", algorithm=algorithm)
+    assert relative_error(y, nn.conv2d(x64, filters64, 1, "SAME", algorithm="direct")) < FLOAT32_ERROR
+    dx = nn.conv2d_backprop_input(x.shape, filters, dy, 1, "SAME", algorithm=algorithm)
+    exact = nn.conv2d_backprop_input(x.shape, filters64, dy64, 1, "SAME", algorithm="direct")
+    assert relative_error(dx, exact) < FLOAT32_ERROR
+    dw = nn.conv2d_backprop_filter(x, filters.shape, dy, 1, "SAME", algorithm=algorithm)
+    exact = nn.conv2d_backprop_filter(x64, filters.shape, dy64, 1, "SAME", algorithm="direct")
+    assert relative_error(dw, exact) < FLOAT32_ERROR
+
+
+def test_same_bits_for_any_number_of_threads():
+    x, filters, dy = arrays(*LAYERS["MNIST 3"], np.float32)
+
+    def bits(threads):
+        return [
+            a.tobytes()
+            for a in (
+                nn.conv2d(x, filters, 1, "SAME", algorithm="winograd", num_threads=threads),
+                nn.conv2d_backprop_input(
+                    x.shape, filters, dy, 1, "SAME", algorithm="winograd", num_threads=threads
+                ),
+                nn.conv2d_backprop_filter(
+                    x, filters.shape, dy, 1, "SAME", algorithm="winograd", num_threads=threads
+                ),
+            )
+        ]
+
+    alone = bits(1)
+    assert all(bits(threads) == alone for threads in (2, 3, 4, 7))
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "taps", "stride", "channels", "filters", "expected"),
+    [
+        (100, 14, 3, 1, 32, 64, True),
+        (100, 14, 5, 1, 32, 64, True),
+        (100, 14, 3, 2, 32, 64, False),
+        (100, 14, 1, 1, 32, 64, False),
+        (100, 28, 3, 1, 1, 32, False),
+        (100, 14, 3, 1, 32, 7, False),
+        (1, 14, 3, 1, 256, 256, False),
+    ],
+)
+def test_auto(images, size, taps, stride, channels, filters, expected):
+    axis = geometry.axis(size, taps, stride, 1, "SAME")
+    assert _algorithms.winograd("auto", images, axis, axis, channels, filters) is expected
+    assert not _algorithms.winograd("direct", images, axis, axis, channels, filters)
+
+
+@pytest.mark.parametrize(("taps", "strides", "dilations"), [(3, 2, 1), (3, 1, 2), (1, 1, 1), (7, 1, 1)])
+def test_winograd_where_it_does_not_apply_is_an_error(taps, strides, dilations):
+    x, filters = np.ones((1, 9, 9, 2)), np.ones((taps, taps, 2, 3))
+    with pytest.raises(ValueError, match="algorithm"):
+        nn.conv2d(x, filters, strides, "SAME", dilations, algorithm="winograd")
+
+
+def test_unknown_algorithm():
+    with pytest.raises(ValueError, match=r"algorithm must be one of .* not 'fft'"):
+        nn.conv2d(np.ones((1, 3, 3, 1)), np.ones((3, 3, 1, 1)), 1, "SAME", algorithm="fft")
