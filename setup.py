@@ -46,8 +46,8 @@ ISA_FLAGS = {
     "aarch64": {"neon": []},
 }
 HEADERS = sorted(glob("src_c/*.h"))
-ALL_SOURCES = sorted(glob("src_c/*.[ch]") + glob("fastconv/_kernels/*.p[yx][xd]"))
-SOURCES = runpy.run_path("fastconv/_build.py")["digest"](Path.cwd())
+ALL_SOURCES = ["fastconv/_build.py", *sorted(glob("src_c/*.[ch]") + glob("fastconv/_kernels/*.p[yx][xd]"))]
+SOURCES = runpy.run_path("fastconv/_build.py")["digest"](os.getcwd())
 
 
 def compiles(code, flags):

@@ -7,10 +7,10 @@ before there is anything to import.
 """
 
 import contextlib
-import hashlib
+import glob
 import os
+import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 HOW_TO_BUILD = "build it in place: pip install -e ."
 
@@ -21,19 +21,20 @@ SPIN_ROUNDS = "2000"
 SPIN_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
-def digest(root: Path) -> str:
-    """A digest of everything that is compiled, below the checkout `root`."""
-    h = hashlib.sha256()
+def digest(root: str) -> str:
+    """A checksum of everything that is compiled, below the checkout `root`."""
+    checksum = 0
     for pattern in ("src_c/*.[ch]", "fastconv/_kernels/*.p[yx][xd]"):
-        for path in sorted(root.glob(pattern)):
-            h.update(path.name.encode() + b"\0" + path.read_bytes())
-    return h.hexdigest()[:16]
+        for path in sorted(glob.glob(os.path.join(root, pattern))):
+            with open(path, "rb") as source:
+                checksum = zlib.crc32(source.read(), zlib.crc32(os.path.basename(path).encode(), checksum))
+    return f"{checksum:08x}"
 
 
 def load() -> None:
     """Import the extensions; raise ImportError, saying how to build, if they are missing or stale."""
-    root = Path(__file__).resolve().parent.parent
-    in_checkout = (root / "src_c" / "fastconv.h").is_file()
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    in_checkout = os.path.isfile(os.path.join(root, "src_c", "fastconv.h"))
     try:
         with _brief_spinning():
             from fastconv._kernels import dispatch

@@ -21,7 +21,6 @@ import operator
 import os
 from collections.abc import Iterator
 from contextvars import ContextVar
-from pathlib import Path
 
 from fastconv._kernels import dispatch
 
@@ -98,40 +97,43 @@ def _default() -> tuple[int, str]:
     return cores, "processor affinity"
 
 
-def cgroup_quota(root: Path = Path("/")) -> int | None:
-    """The container's CPU quota in whole processors, rounded up; None if there is none.  `root` is for
-    tests."""
+def cgroup_quota(root: str = "/") -> int | None:
+    """The container's CPU quota in whole processors, rounded up; None without one.  `root` is for tests."""
     quotas = [quota for folder in _cgroup_folders(root) if (quota := _read_quota(folder)) is not None]
     return min(quotas, default=None)
 
 
-def _cgroup_folders(root: Path) -> Iterator[Path]:
+def _cgroup_folders(root: str) -> Iterator[str]:
     """This process's cgroup (version 2, or version 1's cpu controller) and every one around it."""
-    mount = root / "sys/fs/cgroup"
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
+    for line in _read(os.path.join(root, "proc/self/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        base = mount / "cpu" if controllers else mount
-        folder = base / path.lstrip("/")
-        yield from (
-            parent for parent in (folder, *folder.parents) if parent == base or base in parent.parents
-        )
+        folder = os.path.join(root, "sys/fs/cgroup", "cpu" if controllers else "")
+        yield folder
+        for part in path.split("/"):
+            if part:
+                folder = os.path.join(folder, part)
+                yield folder
 
 
-def _read_quota(folder: Path) -> int | None:
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = (folder / "cpu.max").read_text().split()
-        return None if quota == "max" else max(1, -(-int(quota) // int(period)))
-    with contextlib.suppress(OSError, ValueError):
-        quota = (folder / "cpu.cfs_quota_us").read_text()
-        period = (folder / "cpu.cfs_period_us").read_text()
-        return None if int(quota) < 0 else max(1, -(-int(quota) // int(period)))
-    return None
+def _read_quota(folder: str) -> int | None:
+    quota, _, period = _read(os.path.join(folder, "cpu.max")).partition(" ")
+    if not period:
+        quota = _read(os.path.join(folder, "cpu.cfs_quota_us"))
+        period = _read(os.path.join(folder, "cpu.cfs_period_us"))
+    try:
+        microseconds = int(quota)
+        return None if microseconds < 0 else max(1, -(-microseconds // int(period)))
+    except ValueError:  # "max", or no such files
+        return None
+
+
+def _read(path: str) -> str:
+    """A small file's text; nothing if there is none."""
+    with contextlib.suppress(OSError), open(path) as file:
+        return file.read().strip()
+    return ""
 
 
 def _check(name: str, n: int) -> int:

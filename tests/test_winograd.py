@@ -9,7 +9,7 @@ from fastconv import _algorithms, geometry, nn, reference
 
 # The promise for float32; Winograd costs about twice the direct rounding error.
 FLOAT32_ERROR = 4e-6
-# A hundred roundings of float64: the sums here have up to 30,000 terms, whose errors grow with the square root.
+# Some hundred roundings of float64: sums of up to 30,000 terms, whose errors grow with the square root.
 FLOAT64_ERROR = 2e-14
 
 # (N, H, W, C, K, taps, padding): whole and cut tiles, one tile, fewer channels than lanes, several panels

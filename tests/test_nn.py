@@ -1,0 +1,571 @@
+"""The operations: the document's numbers, their NumPy twins on grids of shapes, finite differences, special values.
+
+The oracle is fastconv.reference computing in float64; tolerances.py says how near is near enough.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import itertools
+
+import numpy as np
+import pytest
+import tolerances
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from tolerances import assert_close
+
+from fastconv import nn
+from fastconv import reference as ref
+from fastconv._kernels import dispatch
+
+DTYPES = [np.float32, np.float64]
+EXPLICIT = [[0, 0], [1, 2], [3, 0], [0, 0]]
+IMAGE = np.arange(1, 10, dtype=np.float32).reshape(1, 3, 3, 1)
+FOUR = np.array([4, 3, 2, 1], np.float32).reshape(1, 2, 2, 1)
+SAME_MAP = np.array([[12, 16, 9], [24, 28, 15], [15, 17, 9]], np.float32)
+
+
+def normal(shape, dtype, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(dtype)
+
+
+# ---------------------------------------------------------------------------------------------- the document
+
+
+def test_valid_convolution_of_the_document():
+    y = nn.conv2d(IMAGE, np.ones((2, 2, 1, 1), np.float32), (1, 1, 1, 1), "VALID")
+    np.testing.assert_array_equal(y[0, :, :, 0], [[12, 16], [24, 28]])
+
+
+@pytest.mark.parametrize("padding", ["SAME", "same", [[0, 0], [0, 1], [0, 1], [0, 0]]])
+def test_same_convolution_of_the_document(padding):
+    y = nn.conv2d(IMAGE, np.ones((2, 2, 1, 1), np.float32), 1, padding)
+    np.testing.assert_array_equal(y[0, :, :, 0], SAME_MAP)
+
+
+def test_three_filters_of_the_document():
+    filters = np.ones((2, 2, 1, 1), np.float32) * np.array([1, 10, -1], np.float32)
+    y = nn.conv2d(IMAGE, filters, 1, "SAME")
+    for k, factor in enumerate((1, 10, -1)):
+        np.testing.assert_array_equal(y[0, :, :, k], factor * SAME_MAP)
+
+
+def test_max_pools_of_the_document():
+    assert nn.max_pool2d(FOUR, (1, 2, 2, 1), (1, 1, 1, 1), "VALID").tolist() == [[[[4]]]]
+    np.testing.assert_array_equal(nn.max_pool(FOUR, 2, 1, "SAME"), FOUR)
+    # The document draws SAME as zeros around; with those, negative images would not come through.
+    np.testing.assert_array_equal(
+        nn.max_pool2d(-FOUR, 2, 1, "SAME")[0, :, :, 0], np.array([[-1, -1], [-1, -1]])
+    )
+
+
+def test_shapes_of_the_documents_mnist_image():
+    image = normal((1, 28, 28, 1), np.float32)
+    y = nn.conv2d(image, normal((3, 3, 1, 5), np.float32), 2, "SAME")
+    assert y.shape == (1, 14, 14, 5)
+    assert nn.max_pool2d(y, 2, 2, "SAME").shape == (1, 7, 7, 5)
+
+
+# ---------------------------------------------------------------------------------------------- convolution
+
+
+def check_convolution(x_shape, w_shape, dtype, strides=1, padding="SAME", dilations=1):
+    """All three passes, plain and with bias and relu, against the twin in float64."""
+    x, w = normal(x_shape, np.float64, 1), normal(w_shape, np.float64, 2)
+    x, w = x.astype(dtype), w.astype(dtype)
+    x64, w64 = x.astype(np.float64), w.astype(np.float64)
+    how = (strides, padding, dilations)
+    what = (x_shape, w_shape, dtype.__name__, *how)
+
+    y = nn.conv2d(x, w, *how)
+    y64 = ref.conv2d(x64, w64, *how)
+    assert y.dtype == dtype and y.flags.c_contiguous
+    assert_close(y, y64, tolerances.PRODUCT_SUM, ("forward", *what))
+
+    bias = normal(w_shape[3:], dtype, 3)
+    fused = nn.conv2d(x, w, *how, bias=bias, activation="relu")
+    assert_close(fused, np.maximum(y64 + bias, 0), tolerances.PRODUCT_SUM, ("fused", *what))
+    biased = nn.conv2d(x, w, *how, bias=bias)
+    assert_close(biased, y64 + bias, tolerances.PRODUCT_SUM, ("biased", *what))
+
+    dy = normal(y.shape, dtype, 4)
+    dy64 = dy.astype(np.float64)
+    dx = nn.conv2d_backprop_input(x_shape, w, dy, *how)
+    dx64 = ref.conv2d_backprop_input(x_shape, w64, dy64, *how)
+    assert dx.dtype == dtype and dx.flags.c_contiguous
+    assert_close(dx, dx64, tolerances.PRODUCT_SUM, ("input gradient", *what))
+
+    dw = nn.conv2d_backprop_filter(x, w_shape, dy, *how)
+    dw64 = ref.conv2d_backprop_filter(x64, w_shape, dy64, *how)
+    assert dw.dtype == dtype and dw.flags.c_contiguous
+    assert_close(dw, dw64, tolerances.PRODUCT_SUM, ("filter gradient", *what))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("padding", ["SAME", "VALID", EXPLICIT], ids=["SAME", "VALID", "explicit"])
+def test_windows_against_the_twin(padding, dtype):
+    kernels, strides, dilations = [(1, 1), (2, 3), (3, 3), (5, 4)], [1, 2, (3, 1), (2, 5)], [1, 2, (1, 3)]
+    for kernel, stride, dilation in itertools.product(kernels, strides, dilations):
+        check_convolution((2, 9, 11, 3), (*kernel, 3, 5), dtype, stride, padding, dilation)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [1, 3, 16, 17, 33])
+def test_channels_against_the_twin(channels, dtype):
+    for filters in (1, 5, 16, 64, 70, 130):
+        check_convolution((2, 7, 9, channels), (3, 3, channels, filters), dtype)
+        check_convolution((3, 5, 5, channels), (1, 1, channels, filters), dtype, padding="VALID")
+
+
+# Input, filters, strides, padding, dilations; each line makes the drivers cut the work in another way.
+SHAPES = {
+    "one row": ((2, 1, 50, 3), (1, 3, 3, 4), 1, "SAME", 1),
+    "one column": ((2, 50, 1, 3), (3, 1, 3, 4), 2, "SAME", 1),
+    "one row under a square filter": ((1, 1, 21, 2), (3, 3, 2, 5), 1, "SAME", 1),
+    "one pixel": ((1, 1, 1, 4), (1, 1, 4, 3), 1, "VALID", 1),
+    "one pixel under a large filter": ((3, 1, 1, 2), (7, 7, 2, 3), 1, "SAME", 1),
+    "filter larger than the image": ((2, 3, 4, 2), (7, 9, 2, 3), 2, "SAME", 1),
+    "taps that see only padding": ((1, 4, 5, 2), (3, 3, 2, 3), 1, "SAME", 9),
+    "taps that see only padding, strided": ((1, 7, 5, 2), (3, 3, 2, 3), 2, "SAME", (20, 1)),
+    "much padding": ((1, 4, 3, 2), (2, 2, 2, 3), (1, 3), [[0, 0], [7, 9], [0, 30], [0, 0]], 1),
+    "input that no window sees": ((2, 11, 8, 3), (2, 1, 3, 4), 5, "VALID", 1),
+    "pixels between the windows": ((2, 11, 8, 3), (1, 1, 3, 4), 3, "SAME", 1),
+    "stride larger than the image": ((2, 4, 4, 2), (3, 3, 2, 3), 9, "SAME", 1),
+    "wide": ((1, 3, 1100, 2), (3, 3, 2, 3), 1, "SAME", 1),
+    "wide, strided": ((1, 4, 1300, 2), (3, 3, 2, 3), (1, 2), "SAME", 1),
+    "wide, not copied": ((1, 4, 1031, 2), (2, 3, 2, 3), 1, "VALID", 1),
+    "wide, dilated": ((1, 5, 600, 1), (2, 3, 1, 2), 1, "SAME", (2, 40)),
+    "tall": ((1, 700, 5, 2), (3, 3, 2, 3), 1, "SAME", 1),
+    "rows that do not come out even": ((2, 31, 29, 3), (3, 3, 3, 8), 1, "SAME", 1),
+    "many images": ((300, 3, 3, 4), (2, 2, 4, 5), 1, "SAME", 1),
+    "many images, not copied": ((301, 3, 3, 4), (2, 2, 4, 5), 1, "VALID", 1),
+    "many images, strided": ((67, 5, 4, 3), (3, 3, 3, 5), 2, "SAME", 1),
+    "deep windows": ((1, 4, 5, 700), (3, 3, 700, 130), 1, "SAME", 1),
+    "deep windows, not copied": ((2, 4, 5, 700), (3, 3, 700, 10), 1, "VALID", 1),
+    "deep 1x1": ((1, 3, 3, 2100), (1, 1, 2100, 40), 1, "SAME", 1),
+    "wide and deep": ((1, 2, 70, 700), (3, 3, 700, 8), 1, "SAME", 1),
+    "few pixels, many filters": ((1, 2, 2, 9), (3, 3, 9, 700), 1, "SAME", 1),
+    "large filter gradient": ((2, 6, 6, 700), (3, 3, 700, 260), 1, "SAME", 1),
+    "many tiles of a 3x3": ((4, 28, 28, 16), (3, 3, 16, 33), 1, "SAME", 1),
+    "many tiles of a 5x5": ((4, 17, 19, 17), (5, 5, 17, 16), 1, "SAME", 1),
+    "many tiles, not padded": ((3, 22, 23, 24), (3, 3, 24, 20), 1, "VALID", 1),
+    "many tiles, odd padding": ((3, 22, 23, 9), (3, 3, 9, 20), 1, EXPLICIT, 1),
+    "first layer of AlexNet": ((1, 59, 63, 3), (11, 11, 3, 24), 4, "VALID", 1),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes_against_the_twin(shape, dtype):
+    x_shape, w_shape, *how = SHAPES[shape]
+    check_convolution(x_shape, w_shape, dtype, *how)
+
+
+@st.composite
+def convolutions(draw):
+    small = st.integers(1, 4)
+    kernel, steps, gaps = (draw(st.tuples(small, small)) for _ in range(3))
+    n, h, w = draw(st.tuples(st.integers(1, 20), st.integers(1, 24), st.integers(1, 24)))
+    c, k = draw(st.tuples(st.integers(1, 20), st.integers(1, 40)))
+    end = st.integers(0, 5)
+    explicit = st.tuples(end, end, end, end).map(
+        lambda e: [[0, 0], [e[0], e[1]], [e[2], e[3]], [0, 0]]
+    )
+    padding = draw(st.one_of(st.sampled_from(["SAME", "VALID"]), explicit))
+    ends = [0, 0, 0, 0] if isinstance(padding, str) else [*padding[1], *padding[2]]
+    for size, taps, gap, pads in ((h, kernel[0], gaps[0], ends[:2]), (w, kernel[1], gaps[1], ends[2:])):
+        assume(padding == "SAME" or size + sum(pads) >= gap * (taps - 1) + 1)
+    return (n, h, w, c), (*kernel, c, k), draw(st.sampled_from(DTYPES)), steps, padding, gaps
+
+
+@settings(max_examples=150)
+@given(convolutions())
+def test_any_convolution_against_the_twin(case):
+    check_convolution(*case)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_are_the_adjoints_of_the_convolution(dtype):
+    """<y, dy> = <x, dx> = <w, dw>: no twin and no geometry but nn's own."""
+    for h, w, k, s, d in [(9, 11, 3, 1, 1), (9, 11, 3, 2, 1), (12, 7, 2, 3, 2), (1, 13, 1, 2, 1), (8, 1, 3, 1, 3)]:
+        for c, filters in ((1, 1), (5, 18)):
+            x, kernel = normal((2, h, w, c), dtype), normal((k, k, c, filters), dtype)
+            y = nn.conv2d(x, kernel, s, "SAME", d)
+            dy = normal(y.shape, dtype)
+            dx = nn.conv2d_backprop_input(x.shape, kernel, dy, s, "SAME", d)
+            dw = nn.conv2d_backprop_filter(x, kernel.shape, dy, s, "SAME", d)
+            inner = [
+                float(np.vdot(a.astype(np.float64), b.astype(np.float64)))
+                for a, b in ((y, dy), (x, dx), (kernel, dw))
+            ]
+            # Each is a sum of y.size products of about one digit less than its own magnitude.
+            scale = np.linalg.norm(y) * np.linalg.norm(dy)
+            allowed = getattr(tolerances.PRODUCT_SUM, np.dtype(dtype).name) * scale
+            assert max(inner) - min(inner) <= allowed, (h, w, k, s, d, c, filters)
+
+
+def slope(f, x, step=1e-4):
+    """Central differences of the scalar f at every element of x."""
+    result = np.empty_like(x)
+    for at in np.ndindex(*x.shape):
+        up, down = x.copy(), x.copy()
+        up[at] += step
+        down[at] -= step
+        result[at] = (f(up) - f(down)) / (2 * step)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "how"),
+    [
+        ((2, 5, 4, 2), (3, 2, 2, 3), (2, "SAME", 1)),
+        ((1, 6, 5, 1), (2, 3, 1, 2), (1, EXPLICIT, 2)),
+        ((1, 1, 7, 2), (1, 3, 2, 1), (3, "SAME", 2)),
+        ((1, 7, 1, 2), (3, 1, 2, 1), (2, "VALID", (2, 1))),
+        ((1, 5, 5, 1), (1, 1, 1, 1), (2, "VALID", 1)),
+    ],
+)
+def test_convolution_gradients_are_its_slopes(x_shape, w_shape, how):
+    x, w = normal(x_shape, np.float64, 1), normal(w_shape, np.float64, 2)
+    weights = normal(nn.conv2d(x, w, *how).shape, np.float64, 3)
+    dx = nn.conv2d_backprop_input(x_shape, w, weights, *how)
+    dw = nn.conv2d_backprop_filter(x, w_shape, weights, *how)
+    assert_close(dx, slope(lambda x: np.vdot(nn.conv2d(x, w, *how), weights), x), tolerances.DIFFERENCES)
+    assert_close(dw, slope(lambda w: np.vdot(nn.conv2d(x, w, *how), weights), w), tolerances.DIFFERENCES)
+
+
+def test_pool_dense_and_loss_gradients_are_their_slopes():
+    x = normal((2, 5, 6, 3), np.float64)  # no two alike, so a small step changes no maximum
+    y = nn.max_pool2d(x, (3, 2), 2, "SAME")
+    weights = normal(y.shape, np.float64, 1)
+    assert_close(
+        nn.max_pool_grad(x, y, weights, (3, 2), 2, "SAME"),
+        slope(lambda x: np.vdot(nn.max_pool2d(x, (3, 2), 2, "SAME"), weights), x),
+        tolerances.DIFFERENCES,
+    )
+    a, kernel, bias = (normal(s, np.float64) for s in ((4, 5), (5, 3), (3,)))
+    weights = normal((4, 3), np.float64, 1)
+    hidden = nn.dense(a, kernel, bias, "relu")
+    dh = nn.relu_grad(weights, hidden)
+    loss = lambda a, kernel, bias: np.vdot(nn.dense(a, kernel, bias, "relu"), weights)  # noqa: E731
+    pairs = [
+        (nn.dense_backprop_input(kernel, dh), slope(lambda a: loss(a, kernel, bias), a)),
+        (nn.dense_backprop_kernel(a, dh), slope(lambda kernel: loss(a, kernel, bias), kernel)),
+        (nn.bias_add_grad(dh), slope(lambda bias: loss(a, kernel, bias), bias)),
+    ]
+    for gradient, expected in pairs:
+        assert_close(gradient, expected, tolerances.DIFFERENCES)
+    labels = nn.softmax(normal((4, 6), np.float64, 2))
+    logits = normal((4, 6), np.float64, 3)
+    assert_close(
+        nn.softmax(logits) - labels,
+        slope(lambda z: nn.softmax_cross_entropy_with_logits(labels, z).sum(), logits),
+        tolerances.DIFFERENCES,
+    )
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_an_empty_batch_goes_forward_and_backward(padding):
+    x, w = np.zeros((0, 6, 5, 3), np.float32), normal((3, 3, 3, 4), np.float32)
+    y = nn.conv2d(x, w, 2, padding, bias=np.ones(4, np.float32), activation="relu")
+    assert y.shape == ref.conv2d(np.zeros((1, 6, 5, 3)), w, 2, padding)[:0].shape
+    assert nn.conv2d_backprop_input(x.shape, w, y, 2, padding).shape == x.shape
+    dw = nn.conv2d_backprop_filter(x, w.shape, y, 2, padding)
+    assert dw.shape == w.shape and not dw.any()
+    pooled, argmax = nn.max_pool_with_argmax(x, 2, 2, padding, include_batch_in_index=True)
+    assert pooled.shape == argmax.shape == (0, 3, 3 if padding == "SAME" else 2, 3)
+    assert nn.max_pool_grad(x, pooled, pooled, 2, 2, padding).shape == x.shape
+    a, kernel = np.zeros((0, 4), np.float32), np.ones((4, 2), np.float32)
+    assert nn.dense(a, kernel, np.ones(2, np.float32), "relu").shape == (0, 2)
+    assert nn.dense_backprop_input(kernel, np.zeros((0, 2), np.float32)).shape == (0, 4)
+    assert not nn.dense_backprop_kernel(a, np.zeros((0, 2), np.float32)).any()
+    for result in (nn.relu(x), nn.relu_grad(x, x), nn.dropout(x, 0.5, seed=1), nn.softmax(x)):
+        assert result.shape == x.shape
+    assert nn.bias_add(x, np.ones(3, np.float32)).shape == x.shape
+    assert nn.bias_add_grad(x).tolist() == [0, 0, 0]
+    assert nn.softmax_cross_entropy_with_logits(a, a).shape == (0,)
+
+
+def test_no_channels_or_no_filters_leave_zeros_or_nothing():
+    x, w = normal((1, 5, 5, 3), np.float32), normal((3, 3, 3, 4), np.float32)
+    bias = np.array([1, -2, 3, 0], np.float32)
+    y = nn.conv2d(x[..., :0], w[:, :, :0], 1, "SAME", bias=bias, activation="relu")
+    np.testing.assert_array_equal(y, np.broadcast_to([1, 0, 3, 0], (1, 5, 5, 4)))
+    assert nn.conv2d(x, w[..., :0], 1, "SAME").shape == (1, 5, 5, 0)
+    nothing = np.zeros((1, 5, 5, 0), np.float32)
+    assert not nn.conv2d_backprop_input(x.shape, w[..., :0], nothing, 1, "SAME").any()
+    assert nn.conv2d_backprop_filter(x, (3, 3, 3, 0), nothing, 1, "SAME").shape == (3, 3, 3, 0)
+    np.testing.assert_array_equal(nn.dense(np.ones((2, 0)), np.ones((0, 3)), [1, 2, 3]), [[1, 2, 3]] * 2)
+
+
+# ---------------------------------------------------------------------------------------------- pooling
+
+
+def check_pool(x, ksize, strides, padding):
+    """Forward, argmax and gradient, which copy and choose: exactly the twin's."""
+    y, argmax = nn.max_pool_with_argmax(x, ksize, strides, padding)
+    y64, argmax64 = ref.max_pool_with_argmax(x, ksize, strides, padding)
+    assert y.dtype == x.dtype and argmax.dtype == np.int64
+    np.testing.assert_array_equal(y, y64)
+    np.testing.assert_array_equal(argmax, argmax64)
+    np.testing.assert_array_equal(nn.max_pool2d(x, ksize, strides, padding), y64)
+    _, with_batch = nn.max_pool_with_argmax(x, ksize, strides, padding, include_batch_in_index=True)
+    if not np.isnan(y).any():
+        np.testing.assert_array_equal(x.reshape(-1)[with_batch], y)
+    dy = np.round(8 * normal(y.shape, x.dtype, 1))  # sums of whole numbers are exact
+    dx = nn.max_pool_grad(x, y, dy, ksize, strides, padding)
+    np.testing.assert_array_equal(dx, ref.max_pool_grad(x, y, dy, ksize, strides, padding))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [1, 3, 8, 17, 70, 130])
+def test_pools_against_the_twin(channels, dtype):
+    for (h, w), ksize, strides in [
+        ((6, 6), 2, 2),
+        ((7, 9), 3, 2),
+        ((7, 9), (1, 3), 1),
+        ((5, 4), (4, 3), 1),
+        ((1, 9), (1, 2), 2),
+        ((9, 1), 2, 3),
+        ((8, 8), 1, 3),
+    ]:
+        for padding in ("SAME", "VALID", [[0, 0], [0, 1], [0, 0], [0, 0]]):
+            tall = h + (1 if isinstance(padding, list) else 0)
+            if padding != "SAME" and (tall, w) < (np.atleast_1d(ksize)[0], np.atleast_1d(ksize)[-1]):
+                continue
+            if padding != "SAME" and w < np.atleast_1d(ksize)[-1]:
+                continue
+            if isinstance(padding, list) and np.atleast_1d(ksize)[0] == 1:
+                continue  # the last window would see only padding
+            check_pool(normal((2, h, w, channels), dtype), ksize, strides, padding)
+            # Few different values: ties in every window.
+            check_pool(np.round(normal((20, h, w, channels), dtype)), ksize, strides, padding)
+
+
+@settings(max_examples=100)
+@given(
+    shape=st.tuples(st.integers(1, 18), st.integers(1, 12), st.integers(1, 12), st.integers(1, 70)),
+    ksize=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    strides=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    dtype=st.sampled_from(DTYPES),
+    special=st.sampled_from([0, np.nan, np.inf, -np.inf]),
+)
+def test_any_pool_against_the_twin(shape, ksize, strides, dtype, special):
+    x = np.round(2 * normal(shape, dtype))
+    x[np.random.default_rng(0).random(shape) < 0.3] = special
+    check_pool(x, ksize, strides, "SAME")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_nan_in_the_window_always_comes_out(dtype):
+    for channels, position in itertools.product(range(1, 34), range(9)):
+        for poisoned in {0, channels // 2, channels - 1}:
+            x = normal((1, 3, 3, channels), dtype)
+            x[0, position // 3, position % 3, poisoned] = np.nan
+            others = np.arange(channels) != poisoned
+            y, argmax = nn.max_pool_with_argmax(x, 3, 1, "VALID")
+            for result in (y, nn.max_pool2d(x, 3, 1, "VALID")):
+                assert np.isnan(result[0, 0, 0, poisoned])
+                np.testing.assert_array_equal(result[0, 0, 0, others], x.max(axis=(0, 1, 2))[others])
+            assert argmax[0, 0, 0, poisoned] == position * channels + poisoned
+            dx = nn.max_pool_grad(x, y, np.ones_like(y), 3, 1, "VALID")
+            assert dx[0, position // 3, position % 3, poisoned] == 1 and dx.sum() == channels
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf, 0, -7])
+@pytest.mark.parametrize("channels", [1, 5, 16, 19])
+def test_windows_of_one_value_choose_their_first_pixel(value, channels, dtype):
+    x = np.full((2, 5, 4, channels), value, dtype)
+    y, argmax = nn.max_pool_with_argmax(x, 2, 2, "SAME")
+    np.testing.assert_array_equal(y, np.full((2, 3, 2, channels), value, dtype))
+    first = (np.arange(0, 5, 2)[:, None] * 4 + np.arange(0, 4, 2)) * channels
+    np.testing.assert_array_equal(argmax[1], first[:, :, None] + np.arange(channels))
+    dx = nn.max_pool_grad(x, y, np.ones_like(y), 2, 2, "SAME")
+    expected = np.zeros((5, 4))
+    expected[::2, ::2] = 1
+    np.testing.assert_array_equal(dx, np.broadcast_to(expected[None, :, :, None], dx.shape))
+
+
+# ---------------------------------------------------------------------------------------------- elementwise
+
+SIZES = [(1,), (7,), (3, 5), (2, 3, 4, 5), (8191,), (8192,), (8193,), (5, 4099)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+def test_relu_and_its_gradient_are_the_twins(shape, dtype):
+    x, dy = normal(shape, dtype, 1), normal(shape, dtype, 2)
+    x.reshape(-1)[::5] = 0
+    np.testing.assert_array_equal(nn.relu(x), ref.relu(x))
+    np.testing.assert_array_equal(nn.relu_grad(dy, x), ref.relu_grad(dy, x))
+    np.testing.assert_array_equal(nn.relu_grad(dy, nn.relu(x)), ref.relu_grad(dy, x))
+
+
+def test_relu_keeps_nan_and_its_gradient_drops_it():
+    x = np.array([np.nan, -np.inf, np.inf, -0.0, 2], np.float32)
+    np.testing.assert_array_equal(nn.relu(x), [np.nan, 0, np.inf, 0, 2])
+    np.testing.assert_array_equal(nn.relu_grad(np.full(5, 3, np.float32), x), [0, 0, 3, 0, 3])
+    fused = nn.conv2d(x.reshape(1, 1, 5, 1), np.ones((1, 1, 1, 1), np.float32), 1, "SAME", activation="relu")
+    np.testing.assert_array_equal(fused.reshape(-1), nn.relu(x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1,), (17,), (5, 1), (9, 33), (700, 3), (3, 5, 7, 16), (2, 20000)], ids=str)
+def test_bias_and_its_gradient_against_the_twin(shape, dtype):
+    x, b = normal(shape, dtype, 1), normal(shape[-1:], dtype, 2)
+    np.testing.assert_array_equal(nn.bias_add(x, b), ref.bias_add(x, b))
+    expected = ref.bias_add_grad(x.astype(np.float64))
+    assert_close(nn.bias_add_grad(x), expected, tolerances.PRODUCT_SUM)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("n", "inputs", "outputs"), [(1, 1, 1), (1, 300, 10), (7, 5, 33), (130, 64, 70), (100, 2048, 625), (300, 3, 2)]
+)
+def test_dense_and_its_gradients_against_the_twin(n, inputs, outputs, dtype):
+    x, w, b = normal((n, inputs), dtype), normal((inputs, outputs), dtype), normal((outputs,), dtype)
+    dy = normal((n, outputs), dtype, 1)
+    x64, w64, b64, dy64 = (a.astype(np.float64) for a in (x, w, b, dy))
+    for bias, bias64 in ((None, None), (b, b64)):
+        for activation in (None, "relu"):
+            y = nn.dense(x, w, bias, activation)
+            assert_close(y, ref.dense(x64, w64, bias64, activation), tolerances.PRODUCT_SUM)
+    assert_close(nn.dense_backprop_input(w, dy), dy64 @ w64.T, tolerances.PRODUCT_SUM)
+    assert_close(nn.dense_backprop_kernel(x, dy), x64.T @ dy64, tolerances.PRODUCT_SUM)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [*SIZES, (255,), (256,), (257,)], ids=str)
+def test_dropout_is_its_twin_bit_for_bit(shape, dtype):
+    x = normal(shape, dtype)
+    for rate, seed in [(0, 0), (0.3, 1), (0.5, 2**32), (0.9, 2**63 + 5), (1 - 1e-10, 2**64 - 1)]:
+        y = nn.dropout(x, rate, seed=seed)
+        assert y.dtype == dtype and y.tobytes() == ref.dropout(x, rate, seed=seed).tobytes()
+
+
+def test_dropout_keeps_the_mean_and_its_gradient_keeps_the_mask():
+    x = np.ones((100, 1000), np.float32)
+    y = nn.dropout(x, 0.3, seed=7)
+    kept = y != 0
+    assert abs(kept.mean() - 0.7) < 5 * np.sqrt(0.3 * 0.7 / x.size)  # five standard deviations
+    np.testing.assert_array_equal(y[kept], np.float32(1 / 0.7))
+    np.testing.assert_array_equal(nn.dropout(x, 0.3, seed=7), y)
+    assert (nn.dropout(x, 0.3, seed=8) != y).any()
+    dy = normal(x.shape, np.float32)
+    np.testing.assert_array_equal(nn.dropout(dy, 0.3, seed=7), dy * y)
+
+
+# ---------------------------------------------------------------------------------------------- softmax
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 10), (2, 3, 4), (50, 1000)], ids=str)
+def test_softmax_and_cross_entropy_against_the_twin(shape, dtype):
+    z = 5 * normal(shape, dtype)
+    p = nn.softmax(normal(shape, dtype, 1))
+    z64, p64 = z.astype(np.float64), p.astype(np.float64)
+    assert_close(nn.softmax(z), ref.softmax(z64), tolerances.EXPONENTIAL)
+    loss = nn.softmax_cross_entropy_with_logits(p, z)
+    assert_close(loss, ref.softmax_cross_entropy_with_logits(p64, z64), tolerances.EXPONENTIAL)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_softmax_and_cross_entropy_are_stable(dtype):
+    z = np.array([[1e4, 0, -1e4], [-1e4, -1e4, -1e4], [0, -np.inf, 0]], dtype)
+    third = np.full(3, 1 / 3)
+    expected = [[1, 0, 0], third, [0.5, 0, 0.5]]
+    assert_close(nn.softmax(z), expected, tolerances.EXPONENTIAL)
+    labels = np.array([[0, 0, 1], [1, 0, 0], [1, 0, 0]], dtype)
+    loss = nn.softmax_cross_entropy_with_logits(labels, z)
+    np.testing.assert_allclose(loss, [2e4, np.log(3), np.log(2)], rtol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------- all of them
+
+PUBLIC = [name for name, f in vars(nn).items() if inspect.isfunction(f) and not name.startswith("_")]
+
+
+def test_the_public_operations_are_those_of_the_issue():
+    assert set(PUBLIC) >= {
+        *("conv2d", "conv2d_backprop_input", "conv2d_backprop_filter"),
+        *("max_pool2d", "max_pool", "max_pool_grad", "max_pool_with_argmax"),
+        *("relu", "relu_grad", "bias_add", "bias_add_grad", "dropout"),
+        *("dense", "dense_backprop_input", "dense_backprop_kernel"),
+        *("softmax", "softmax_cross_entropy_with_logits"),
+    }
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_twin_has_the_same_signature(name):
+    assert inspect.signature(getattr(nn, name)) == inspect.signature(getattr(ref, name))
+
+
+@pytest.mark.parametrize(
+    ("x_dtype", "w_dtype", "result"),
+    [
+        ("f4", "f4", "f4"),
+        ("f8", "f8", "f8"),
+        ("f4", "f8", "f8"),
+        ("f2", "f2", "f4"),
+        ("f2", "f8", "f8"),
+        ("i1", "u8", "f4"),
+        ("i8", "f4", "f4"),
+        ("?", "i4", "f4"),
+        (">f4", "<f4", "f4"),
+        (">f8", ">f4", "f8"),
+        (">i2", "f2", "f4"),
+    ],
+)
+def test_dtypes_of_results(x_dtype, w_dtype, result):
+    x = np.arange(2 * 5 * 6 * 3).reshape(2, 5, 6, 3) % 2
+    w = np.arange(3 * 3 * 3 * 4).reshape(3, 3, 3, 4) % 5
+    expected = ref.conv2d(x.astype(float), w.astype(float), 1, "SAME")
+    y = nn.conv2d(x.astype(x_dtype), w.astype(w_dtype), 1, "SAME")
+    assert y.dtype == np.dtype(result)
+    np.testing.assert_array_equal(y, expected)
+    dw = nn.conv2d_backprop_filter(x.astype(x_dtype), w.shape, y, 1, "SAME")
+    np.testing.assert_array_equal(dw, ref.conv2d_backprop_filter(x, w.shape, expected, 1, "SAME"))
+    flat = nn.dense(x.reshape(10, 18).astype(x_dtype), w.reshape(18, 6).astype(w_dtype))
+    assert flat.dtype == np.dtype(result)
+    np.testing.assert_array_equal(flat, x.reshape(10, 18) @ w.reshape(18, 6))
+    alone = np.dtype(np.float64 if x_dtype.endswith("f8") else np.float32)
+    for y in (nn.relu(x.astype(x_dtype)), nn.max_pool2d(x.astype(x_dtype), 2, 2, "SAME")):
+        assert y.dtype == alone and y.dtype.isnative
+
+
+# ---------------------------------------------------------------------------------------------- every ISA
+
+
+def compact_grid() -> str:
+    """Checks against the twin that reach every micro-kernel; returns a digest of what has to be the same bits on
+    every instruction set: what copies and chooses, and sums of whole numbers."""
+    exact = hashlib.sha256()
+    for dtype in DTYPES:
+        for name in ("filter larger than the image", "wide", "many images, not copied", "deep windows", "many tiles of a 3x3"):
+            x_shape, w_shape, *how = SHAPES[name]
+            check_convolution(x_shape, w_shape, dtype, *how)
+        for filters in range(1, 75, 3):  # each width of a panel, each number of rows of a tile
+            check_convolution((1, 1, filters, 5), (1, 2, 5, filters), dtype)
+            x, w = np.round(normal((1, 3, filters, 5), dtype)), np.round(normal((2, 2, 5, filters), dtype))
+            exact.update(nn.conv2d(x, w, 1, "SAME", activation="relu").tobytes())
+        for channels in (1, 7, 16, 21):
+            x = np.round(normal((2, 9, 8, channels), dtype))
+            check_pool(x, 3, 2, "SAME")
+            exact.update(nn.max_pool2d(x, 3, 2, "SAME").tobytes())
+        exact.update(nn.dropout(normal((3, 333), dtype), 0.4, seed=3).tobytes())
+    return exact.hexdigest()
+
+
+def test_every_instruction_set_of_this_machine(python):
+    code = "import test_nn, fastconv._kernels.dispatch as d; print(d.selected(), test_nn.compact_grid())"
+    printed = [python(code, FASTCONV_ISA=isa).split() for isa in dispatch.supported()]
+    assert [isa for isa, _ in printed] == dispatch.supported()
+    assert len({digest for _, digest in printed}) == 1
+
+
+def test_an_instruction_set_that_is_not_there_is_refused(python):
+    message = python("try:\n import fastconv\nexcept ImportError as e: print(e)", FASTCONV_ISA="mmx")
+    assert "FASTCONV_ISA=mmx" in message and "generic" in message
