@@ -30,6 +30,7 @@ CFLAGS = [
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fvisibility=hidden",
+    "-g0",  # Python's own flags ask for debug information, which is most of the size of the result
 ]
 ISA_FLAGS = {
     "x86_64": {

@@ -27,18 +27,130 @@ class Refused(Exception):
 def run(options: argparse.Namespace) -> None:
     """Do what the options of `__main__` say, with the document's lines on standard output.
 
-    Raises Refused, and KeyboardInterrupt with what became of the training.
+    Raises Refused, OSError from writing the results, and KeyboardInterrupt that says what was not saved.
     """
-    figure = _figure_path(options)
-    if options.save is not None:
-        _check_target("--save", options.save)
+    if options.save is not None and (problem := _target_problem(options.save)):
+        raise Refused(f"argument --save: {problem}")
+    figure_path = _figure_path(options)
     data, is_sample = _load(options)
+    epochs = options.epochs or (SAMPLE_EPOCHS if is_sample else EPOCHS)
+    model = MODELS[options.model](seed=options.seed)
     threads = fastconv.num_threads(options.threads) if options.threads else contextlib.nullcontext()
     with threads:
-        model = MODELS[options.model](seed=options.seed)
-        history = _fit(model, data, options, is_sample)
-        if options.save is not None:
+        history = _fit(model, data, epochs, options.batch_size)
+        if options.save is not None:  # first of all, whatever may go wrong with the rest
             model.save(options.save)
-            print(f"Saved: {options.save}")
-        logits = _test(model, data.test, options.seed)
-    ...
+        predictions = _test(model, data.test, options.seed)
+    images, seconds = data.train.num_examples * epochs, sum(history.seconds)
+    print(f"Speed: {images / seconds:,.0f} images/s ({images:,} images in {seconds:.1f} s)")
+    if options.save is not None:
+        print(f"Parameters: {options.save}")
+    if figure_path is not None:
+        _draw(figure_path, model.name, history, data, predictions)
+
+
+def _figure_path(options: argparse.Namespace) -> str | None:
+    """Where the figure goes, None for nowhere. Only a figure that was asked for is worth a refusal."""
+    if options.no_figure:
+        return None
+    path = FIGURE if options.figure is None else options.figure
+    problem = _target_problem(path) or _figure_problem(path)
+    if problem is None:
+        return path
+    if options.figure is not None:
+        raise Refused(f"argument --figure: {problem}")
+    print(f"No figure: {problem}")
+    return None
+
+
+def _target_problem(path: str) -> str | None:
+    """Why this file cannot be written."""
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
+    if not os.path.isdir(folder):
+        return f"there is no folder {folder!r}"
+    if os.path.isdir(target):
+        return f"{path!r} is a folder, not a file"
+    if not os.access(folder, os.W_OK):
+        return f"no permission to write into {folder!r}"
+    return None
+
+
+def _figure_problem(path: str) -> str | None:
+    """Why no figure can be drawn into this file."""
+    try:
+        formats = plotting.formats()
+    except ImportError:
+        return 'it needs matplotlib: pip install "fastconv[examples]"'
+    if os.path.splitext(path)[1].lower().removeprefix(".") in formats:
+        return None
+    return f"{path!r} must end in .{', .'.join(formats)}"
+
+
+def _load(options: argparse.Namespace) -> tuple[mnist.DataSets, bool]:
+    """The data sets, and whether they are the shipped sample."""
+    if options.sample:
+        return mnist.load_sample(), True
+    try:
+        data = mnist.read_data_sets(options.data)
+    except mnist.DataNotFound as error:
+        reason = str(error).splitlines()[0].partition(". ")[0].rstrip(":")  # its first sentence
+        if options.data is not None:
+            raise Refused(f"argument --data: {reason}") from error
+        print(
+            f"Training on the 5,000 digits that fastconv ships: {reason}. "
+            'For the whole: --data DIR, FASTCONV_DATA=DIR, or pip install "fastconv[examples]" and a network.'
+        )
+        return mnist.load_sample(), True
+    except (OSError, ValueError) as error:  # a file that cannot be read, or is damaged
+        raise Refused(str(error)) from error
+    pixels, classes = data.train.images.shape[1], data.train.labels.shape[1]
+    if (pixels, classes) != (784, 10):
+        raise Refused(f"the networks need 784 pixels and 10 classes, the data have {pixels} and {classes}")
+    return data, False
+
+
+def _held_out(data: mnist.DataSets) -> tuple[str, mnist.DataSet]:
+    """What is watched while training: the sample has no validation images, nor is anything chosen by them."""
+    return ("validation", data.validation) if data.validation.num_examples else ("test", data.test)
+
+
+def _fit(model: Classifier, data: mnist.DataSets, epochs: int, batch_size: int) -> History:
+    name, watched = _held_out(data)
+    print(
+        f"{model.name}, {model.count_params():,} parameters. Training images: {data.train.num_examples:,}, "
+        f"epochs: {epochs}, threads: {fastconv.get_num_threads()}, "
+        f"accuracy on {watched.num_examples:,} {name} images"
+    )
+    print("Learning started. It takes sometime.", flush=True)
+    try:
+        history = model.fit(
+            data.train.images,
+            data.train.labels,
+            epochs,
+            batch_size,
+            validation_data=(watched.images, watched.labels),
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("nothing was saved") from None
+    print("Learning Finished!")
+    return history
+
+
+def _test(model: Classifier, test: mnist.DataSet, seed: int) -> np.ndarray:
+    """Print the accuracy and one random image's label and prediction; return all predictions, [N]."""
+    predictions = model.predict(test.images).argmax(axis=1)
+    labels = class_ids(test.labels)
+    print(f"Accuracy: {np.mean(predictions == labels):.4f}")
+    r = np.random.default_rng(seed).integers(test.num_examples)
+    print("Label: ", labels[r : r + 1])
+    print("Prediction: ", predictions[r : r + 1])
+    return predictions
+
+
+def _draw(path: str, title: str, history: History, data: mnist.DataSets, predictions: np.ndarray) -> None:
+    figure = plotting.training_figure(
+        history, data.test.images, data.test.labels, predictions, title=title, held_out=_held_out(data)[0]
+    )
+    figure.savefig(path)
+    print(f"Figure: {path}")

@@ -1,4 +1,4 @@
-"""What several test files share: fresh interpreters, threads on small work, and hypothesis without chance or clock."""
+"""What several test files share: fresh interpreters, threads on small work, hypothesis without chance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Padding and window arithmetic against brute force, the document's sizes, and TensorFlow's published examples."""
+"""Padding and window arithmetic against brute force, the document's sizes, TensorFlow's formula."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_documents_sizes(size, kernel, stride, padding, out):
 
 
 def check_sweeps(a):
-    """Forward and gradient meet exactly the pairs of the convolution; the gradient reaches each pixel once."""
+    """Both directions meet exactly the convolution's pairs; the gradient reaches each pixel once."""
     expected = Counter(pairs(a))
     forward = geometry.forward_sweep(a)
     assert Counter(swept(forward, a.size)) == expected
@@ -107,9 +107,7 @@ def test_sweeps_on_all_small_axes(padding):
     kernel=st.integers(1, 12),
     stride=st.integers(1, 15),
     dilation=st.integers(1, 9),
-    padding=st.one_of(
-        st.sampled_from(["SAME", "VALID"]), st.tuples(st.integers(0, 20), st.integers(0, 20))
-    ),
+    padding=st.one_of(st.sampled_from(["SAME", "VALID"]), st.tuples(st.integers(0, 20), st.integers(0, 20))),
 )
 def test_sweeps_on_any_axis(size, kernel, stride, dilation, padding):
     a = geometry.axis(size, kernel, stride, dilation, padding)

@@ -1,7 +1,7 @@
 """How far a result may be from the float64 twin, and why; the one table of it.
 
-All but EXACT are relative to the largest expected magnitude of the array, not to each element: a sum that cancels to
-nearly nothing keeps the rounding of its large terms.
+Relative to the largest expected magnitude of the array, not to each element: a sum that cancels to nearly
+nothing keeps the rounding of its large terms.  What copies or chooses (pools, relu) is compared exactly.
 """
 
 from __future__ import annotations
@@ -19,24 +19,30 @@ class Tolerance(NamedTuple):
     float64: float
 
 
-# Copies and choices round nothing: pools, relu, masks.
-EXACT = Tolerance(0, 0)
-# One or two operations on each element: half a unit in the last place (6e-8, 1.1e-16) each.
-ELEMENTWISE = Tolerance(2e-7, 4e-16)
-# Sums of up to some ten thousand products, and convolutions by any algorithm: what the package promises.
-PRODUCT_SUM = Tolerance(4e-6, 1e-14)
+# Directly summed: up to some ten thousand products; the error grows with the square root of their number.
+PRODUCT_SUM = Tolerance(2e-6, 5e-15)
+# What the package promises of a float32 convolution by any algorithm; in float64 as many units in the last
+# place and some more.
+CONVOLUTION = Tolerance(4e-6, 2e-14)
 # exp, log and a sum of up to some hundred terms: some units in the last place of each.
 EXPONENTIAL = Tolerance(2e-6, 4e-15)
-# Central differences in float64 of functions that are linear along each axis: the step divides the rounding of a sum.
+# Central differences in float64: the step (1e-4) divides the rounding of a sum, and the
+# curvature's share is its square.
 DIFFERENCES = Tolerance(0, 1e-7)
 
 
-def assert_close(actual: NDArray, expected: ArrayLike, tolerance: Tolerance, what: object = "") -> None:
-    """Same shape, and |actual - expected| at most the tolerance of actual's dtype times max |expected|."""
+def assert_close(
+    actual: NDArray, expected: ArrayLike, tolerance: Tolerance, what: str = "", scale: float | None = None
+) -> None:
+    """Same shape, and |actual - expected| at most the tolerance of actual's dtype times max |expected|.
+
+    scale: in the place of max |expected|.
+    """
     expected = np.asarray(expected)
-    assert actual.shape == expected.shape, (what, actual.shape, expected.shape)
+    assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, expected {expected.shape}"
     if not expected.size:
         return
+    scale = np.abs(expected).max() if scale is None else scale
     error = np.abs(actual.astype(np.float64) - expected).max()
-    allowed = getattr(tolerance, actual.dtype.name) * np.abs(expected).max()
+    allowed = getattr(tolerance, actual.dtype.name) * scale
     assert error <= allowed, f"{what}: off by {error:.3g}, allowed {allowed:.3g}"

@@ -1,0 +1,173 @@
+"""The layers that the benchmarks run on: those of the document's networks, as tables.
+
+The MNIST rows are the document's own networks (SimpleCNN, DeepCNN) at its own batch of 100 images; the
+headline figures are theirs alone. The other networks contribute their typical layers at a small batch.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fastconv import geometry
+
+DOCUMENT = "MNIST"  # the network whose figures are the headline
+
+
+class Conv(NamedTuple):
+    """A convolution: `images` square images of side `size`, `filters` filters of taps x taps pixels."""
+
+    network: str
+    images: int
+    size: int
+    channels: int
+    filters: int
+    taps: int
+    stride: int = 1
+    padding: str = "SAME"
+
+    @property
+    def axis(self) -> geometry.Axis:
+        return geometry.axis(self.size, self.taps, self.stride, 1, self.padding)
+
+    @property
+    def x(self) -> tuple[int, ...]:
+        return self.images, self.size, self.size, self.channels
+
+    @property
+    def w(self) -> tuple[int, ...]:
+        return self.taps, self.taps, self.channels, self.filters
+
+    @property
+    def y(self) -> tuple[int, ...]:
+        return self.images, self.axis.out, self.axis.out, self.filters
+
+    @property
+    def gflop(self) -> float:
+        """Multiplications and additions, in 1e9, of the plain sum; the same for both gradients."""
+        return 2e-9 * self.images * self.axis.out**2 * self.taps**2 * self.channels * self.filters
+
+    def __str__(self) -> str:
+        stride = f"/{self.stride}" if self.stride > 1 else ""
+        maps = f"{self.size}x{self.size}x{self.channels}->{self.filters}"
+        return f"{self.network} {maps} {self.taps}x{self.taps}{stride}"
+
+
+class Pool(NamedTuple):
+    """A maximum pooling with windows of taps x taps pixels."""
+
+    network: str
+    images: int
+    size: int
+    channels: int
+    taps: int
+    stride: int
+    padding: str = "SAME"
+
+    @property
+    def axis(self) -> geometry.Axis:
+        return geometry.axis(self.size, self.taps, self.stride, 1, self.padding)
+
+    @property
+    def x(self) -> tuple[int, ...]:
+        return self.images, self.size, self.size, self.channels
+
+    @property
+    def y(self) -> tuple[int, ...]:
+        return self.images, self.axis.out, self.axis.out, self.channels
+
+    def __str__(self) -> str:
+        return f"{self.network} {self.size}x{self.size}x{self.channels} {self.taps}x{self.taps}/{self.stride}"
+
+
+class Dense(NamedTuple):
+    """A fully connected layer: [images, inputs] @ [inputs, units]."""
+
+    network: str
+    images: int
+    inputs: int
+    units: int
+
+    @property
+    def gflop(self) -> float:
+        return 2e-9 * self.images * self.inputs * self.units
+
+    def __str__(self) -> str:
+        return f"{self.network} {self.inputs}->{self.units}"
+
+
+class Values(NamedTuple):
+    """An array between two layers, [images, ..., channels]."""
+
+    network: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.network} {'x'.join(map(str, self.shape))}"
+
+
+CONVOLUTIONS = [
+    # network, images, size, channels, filters, taps, stride, padding
+    Conv("MNIST", 100, 28, 1, 32, 3),
+    Conv("MNIST", 100, 14, 32, 64, 3),
+    Conv("MNIST", 100, 7, 64, 128, 3),
+    Conv("LeNet-5", 100, 32, 1, 6, 5, 1, "VALID"),
+    Conv("LeNet-5", 100, 14, 6, 16, 5, 1, "VALID"),
+    Conv("LeNet-5", 100, 5, 16, 120, 5, 1, "VALID"),
+    Conv("AlexNet", 4, 227, 3, 96, 11, 4, "VALID"),
+    Conv("AlexNet", 4, 27, 96, 256, 5),
+    Conv("AlexNet", 4, 13, 256, 384, 3),
+    Conv("AlexNet", 4, 13, 384, 384, 3),
+    Conv("GoogLeNet", 4, 28, 192, 64, 1),  # the four branches of module 3a
+    Conv("GoogLeNet", 4, 28, 96, 128, 3),
+    Conv("GoogLeNet", 4, 28, 16, 32, 5),
+    Conv("GoogLeNet", 4, 7, 832, 384, 1),  # module 5b
+    Conv("ResNet", 4, 224, 3, 64, 7, 2),
+    Conv("ResNet", 4, 56, 64, 64, 3),
+    Conv("ResNet", 4, 56, 128, 128, 3, 2),  # the first block of each stage
+    Conv("ResNet", 4, 14, 256, 1024, 1),
+    Conv("ResNet", 4, 7, 512, 512, 3),
+]
+
+POOLS = [
+    # network, images, size, channels, taps, stride, padding
+    Pool("MNIST", 100, 28, 32, 2, 2),
+    Pool("MNIST", 100, 14, 64, 2, 2),
+    Pool("MNIST", 100, 7, 128, 2, 2),
+    Pool("AlexNet", 4, 55, 96, 3, 2, "VALID"),
+    Pool("GoogLeNet", 4, 28, 192, 3, 1),
+    Pool("ResNet", 4, 112, 64, 3, 2),
+]
+
+DENSE = [
+    # network, images, inputs, units
+    Dense("MNIST", 100, 3136, 10),
+    Dense("MNIST", 100, 2048, 625),
+    Dense("MNIST", 100, 625, 10),
+    Dense("LeNet-5", 100, 120, 84),
+    Dense("AlexNet", 4, 4096, 4096),
+    Dense("ResNet", 4, 2048, 1000),
+]
+
+# What relu and bias_add see: the results of convolutions and dense layers.
+ACTIVATIONS = [
+    Values("MNIST", (100, 28, 28, 32)),
+    Values("MNIST", (100, 14, 14, 64)),
+    Values("MNIST", (100, 7, 7, 128)),
+    Values("MNIST", (100, 625)),
+    Values("AlexNet", (4, 55, 55, 96)),
+    Values("ResNet", (4, 56, 56, 256)),
+]
+
+# What dropout sees: the results of pools, and of a dense layer.
+DROPOUTS = [
+    Values("MNIST", (100, 14, 14, 32)),
+    Values("MNIST", (100, 7, 7, 64)),
+    Values("MNIST", (100, 4, 4, 128)),
+    Values("MNIST", (100, 625)),
+    Values("AlexNet", (4, 4096)),
+]
+
+LOGITS = [
+    Values("MNIST", (100, 10)),
+    Values("AlexNet", (100, 1000)),
+]
