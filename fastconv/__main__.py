@@ -19,7 +19,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, of sys.argv by default; return the exit code (SystemExit for wrong arguments: 2)."""
-    parser = _Parser(prog="python -m fastconv", description=__doc__, allow_abbrev=False)
+    parser = _Parser(prog="python -m fastconv", allow_abbrev=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     train = commands.add_parser(
         "train",
@@ -56,9 +56,11 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
         help="folder with the four IDX files of MNIST or a data set of its form "
         "(default: the environment variable FASTCONV_DATA, then the cache, then a download, then the sample)",
     )
-    source.add_argument("--sample", action="store_true", help="the 5,000 digits that fastconv ships")
-    add("--seed", type=_whole(0), default=0, metavar="N", help="of start, order and dropout (default: 0)")
-    add("--threads", type=_whole(1), metavar="N", help="default: all that this process may use")
+    source.add_argument("--sample", action="store_true", help="train on the 5,000 digits that fastconv ships")
+    add(
+        "--seed", type=_whole(0), default=0, metavar="N", help="decides start, order and dropout (default: 0)"
+    )
+    add("--threads", type=_whole(1), metavar="N", help="(default: as many as this process may use)")
     add("--save", metavar="PATH", help="write the trained parameters to this file")
     figure = parser.add_mutually_exclusive_group()
     figure.add_argument(

@@ -1,9 +1,8 @@
-"""Which algorithm computes a convolution: decided from its shape alone, so that the same shapes give the same
-bits.
+"""Which algorithm computes a convolution: decided from its shape alone, so that equal shapes give equal bits.
 
-| shape | algorithm | why | |---|---|---| | 3x3 or 5x5, stride 1, no dilation; 8 channels and filters or more;
-64 tiles or more | winograd | 4 or 2.8 times fewer products | | everything else | direct | few channels leave
-lanes empty, few tiles do not repay the filters' transform |
+winograd    3x3 or 5x5 filters, stride 1, no dilation, at least 8 channels and filters and 64 tiles:
+            4 or 2.8 times fewer multiplications
+direct      everything else: few channels leave lanes empty, few tiles do not repay transforming the filters
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ def winograd(
                 f"dilations {vertical.dilation, horizontal.dilation}"
             )
         return True
+    if not fits or min(channels, filters) < LEAST_CHANNELS:
+        return False
     side = 7 - vertical.kernel  # of a tile of results
-    tiles = images * -(-vertical.size // side) * -(-horizontal.size // side)
-    return fits and min(channels, filters) >= LEAST_CHANNELS and tiles >= LEAST_TILES
+    return images * -(-vertical.out // side) * -(-horizontal.out // side) >= LEAST_TILES

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastconv import geometry
 
+MOST_PIXELS = 1 << 31  # of a stride, a dilation or a padding: no address computed from them overflows
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 Padding = Any  # "SAME", "VALID", or [[0, 0], [top, bottom], [left, right], [0, 0]]
@@ -19,7 +20,7 @@ IntOrInts = Any  # 2, (2, 2) or (1, 2, 2, 1)
 
 def show(value: object) -> str:
     """A value as an error message shows it: an array by its dtype and shape, anything long cut short."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and value.ndim:
         return f"an array of {value.dtype} with shape {value.shape}"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
@@ -43,7 +44,7 @@ def arrays(**named: tuple[ArrayLike, int]) -> list[NDArray]:
     """
     found = []
     for name, (value, ndim) in named.items():
-        a = value if type(value) is np.ndarray else _as_array(name, value)
+        a = as_array(name, value)
         if a.ndim != ndim:
             raise ValueError(f"{name} must have {ndim} axes, not {a.ndim}: got {show(a)}")
         if a.dtype not in FLOATS and (a.dtype.kind not in "fiub" or a.dtype.itemsize > 8):
@@ -52,28 +53,39 @@ def arrays(**named: tuple[ArrayLike, int]) -> list[NDArray]:
     # NumPy's byte order is part of the dtype, so 8-byte floats are found by their kind and size.
     double = any(a.dtype.kind == "f" and a.dtype.itemsize == 8 for a in found)
     dtype = FLOATS[1] if double else FLOATS[0]
-    return [np.ascontiguousarray(a, dtype) for a in found]
+    found = [np.asarray(a, dtype, order="C") for a in found]
+    return [a if a.flags.aligned else a.copy() for a in found]
 
 
 def array(name: str, value: ArrayLike) -> NDArray:
     """One array, as `arrays` returns it, with any number of axes."""
-    a = _as_array(name, value)
-    return arrays(**{name: (a, a.ndim)})[0].reshape(a.shape)
+    a = as_array(name, value)
+    return arrays(**{name: (a, a.ndim)})[0]
 
 
-def _as_array(name: str, value: ArrayLike) -> NDArray:
+def as_array(name: str, value: ArrayLike) -> NDArray:
+    """Whatever NumPy takes for an array, as one."""
+    if type(value) is np.ndarray:
+        return value
     try:
         return np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} is no array: {show(value)} ({error})") from None
 
 
+def _listed(value: Any) -> list | None:
+    """The numbers of a sequence; None for a single one."""
+    if isinstance(value, np.ndarray):
+        return list(value) if value.ndim else None
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else None
+
+
 def pair(name: str, value: IntOrInts) -> tuple[int, int]:
     """A whole number of at least 1 for (height, width): given as one number, one for each, or TensorFlow's
     four."""
-    numbers = (
-        list(value) if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str) else [value]
-    )
+    numbers = _listed(value)
+    if numbers is None:
+        numbers = [value]
     if len(numbers) == 1:
         numbers = numbers * 2
     elif len(numbers) == 4:
@@ -88,8 +100,8 @@ def pair(name: str, value: IntOrInts) -> tuple[int, int]:
         height, width = (operator.index(number) for number in numbers)
     except TypeError:
         raise TypeError(f"{name} must be whole numbers, not {show(value)}") from None
-    if height < 1 or width < 1:
-        raise ValueError(f"{name} must be at least 1, not {show(value)}")
+    if not (1 <= height < MOST_PIXELS and 1 <= width < MOST_PIXELS):
+        raise ValueError(f"{name} must be at least 1 and below 2**31, not {show(value)}")
     return height, width
 
 
@@ -101,36 +113,51 @@ def padding(value: Padding) -> tuple[geometry.Padding, geometry.Padding]:
         return value.upper(), value.upper()
     try:
         (n0, n1), vertical, horizontal, (c0, c1) = (tuple(operator.index(p) for p in ends) for ends in value)
-        (top, bottom), (left, right) = vertical, horizontal
+        ((_, _), (_, _)) = vertical, horizontal
     except (TypeError, ValueError):
         raise ValueError(
             'padding must be "SAME", "VALID" or [[0, 0], [top, bottom], [left, right], [0, 0]] in pixels, '
             f"not {show(value)}"
         ) from None
-    if (n0, n1, c0, c1) != (0, 0, 0, 0) or min(top, bottom, left, right) < 0:
-        raise ValueError(
-            f"padding must be 0 along batch and channels and nowhere negative, not {show(value)}"
-        )
+    if (n0, n1, c0, c1) != (0, 0, 0, 0):
+        raise ValueError(f"padding must be 0 along batch and channels, not {show(value)}")
+    if not all(0 <= end < MOST_PIXELS for end in vertical + horizontal):
+        raise ValueError(f"padding must be at least 0 and below 2**31, not {show(value)}")
     return vertical, horizontal
 
 
 def nhwc(data_format: str) -> None:
-    if data_format != "NHWC":
-        raise ValueError(f'data_format must be "NHWC" (batch, height, width, channels), not {data_format!r}')
+    if not isinstance(data_format, str) or data_format != "NHWC":
+        raise ValueError(
+            f'data_format must be "NHWC" (batch, height, width, channels), not {show(data_format)}'
+        )
 
 
 def choice(name: str, value: Any, choices: tuple) -> Any:
-    if value not in choices:
+    if not (value is None or isinstance(value, str)) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {show(value)}")
     return value
 
 
 def sizes(name: str, value: Any) -> tuple[int, ...]:
     """The four sizes of an array."""
-    numbers = list(value) if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str) else []
-    if len(numbers) != 4:
+    numbers = _listed(value)
+    if numbers is None or len(numbers) != 4:
         raise ValueError(f"{name} must be the four sizes of an array, not {show(value)}")
     return tuple(whole(name, number, 0) for number in numbers)
+
+
+def rate(name: str, value: Any) -> float:
+    """A number in [0, 1)."""
+    if isinstance(value, str):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, not {show(value)}") from None
+    if not 0 <= number < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1, not {show(value)}")
+    return number
 
 
 def same_shape(name: str, a: NDArray, shape: tuple[int, ...], why: str) -> None:

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 HOW_TO_BUILD = "build it in place: pip install -e ."
 
 # libgomp's idle threads spin for milliseconds before they sleep, and meanwhile keep NumPy's BLAS threads from
-# running: a NumPy product and a convolution in turn then take ten times as long.  So many rounds (some tens
-# of microseconds) bridge the gap between two layers of a network and no more.
-SPIN_ROUNDS = "2000"
+# running: a NumPy product and a convolution in turn then take ten times as long.  So many rounds take
+# about ten microseconds, enough to bridge the gap between two small operations.
+SPIN_ROUNDS = "500"
 SPIN_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
@@ -37,7 +37,7 @@ def load() -> None:
     in_checkout = os.path.isfile(os.path.join(root, "src_c", "fastconv.h"))
     try:
         with _brief_spinning():
-            from fastconv._kernels import dispatch
+            from fastconv._kernels import conv2d, dispatch  # noqa: F401  (conv2d brings the OpenMP runtime)
     except ImportError as error:
         where = f"in the checkout {root}" if in_checkout else "in this installation"
         raise ImportError(f"fastconv: no compiled code {where} ({error}); {HOW_TO_BUILD}") from error

@@ -75,12 +75,9 @@ def input_gradient_sweeps(a: Axis) -> list[Sweep]:
     1, so no gradient is ever spread out with zeros.
     """
     sweeps = []
-    for phase in range(a.stride):
-        place = (phase - a.before) % a.stride
+    for place in range(min(a.stride, a.size)):
         count = -(-(a.size - place) // a.stride)
-        if count <= 0:
-            continue
-        first = (place + a.before) // a.stride
+        first, phase = divmod(place + a.before, a.stride)
         taps = [
             (tap, -((tap * a.dilation - phase) // a.stride))
             for tap in range(a.kernel)

@@ -13,6 +13,7 @@ same signature.
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 
 import numpy as np
@@ -29,6 +30,9 @@ from fastconv._kernels import winograd as _winograd
 # What a memory-bound pass costs per element, in multiply-adds of the convolution kernels (see threads.GRAIN).
 PASS = 16
 RANDOM_PASS = 64
+
+# A dilated filter that reaches over so many images sees little but padding, and would need room for it.
+MOST_REACH = 16
 
 _POINT = geometry.forward_sweep(
     geometry.axis(1, 1, 1, 1, "VALID")
@@ -89,7 +93,7 @@ def conv2d(
         arguments.same_shape("bias", rest[0], (w.shape[3],), "one number per filter")
     y = np.empty((x.shape[0], vertical.out, horizontal.out, w.shape[3]), x.dtype)
     driver = _driver(algorithm, x.shape[0], vertical, horizontal, w.shape)
-    n = threads.resolve(num_threads, y.size * w[..., 0].size)
+    n = threads.resolve(num_threads, y.size * math.prod(w.shape[:3]))
     if y.size:
         sweeps = geometry.forward_sweep(vertical), geometry.forward_sweep(horizontal)
         driver.correlate(y, x, w, rest[0] if rest else None, activation == "relu", *sweeps, False, n)
@@ -126,7 +130,7 @@ def conv2d_backprop_input(
     _check_gradient("out_backprop", dy, (shape[0], vertical.out, horizontal.out, w.shape[3]))
     driver = _driver(algorithm, shape[0], vertical, horizontal, w.shape)
     dx = np.empty(shape, dy.dtype)
-    n = threads.resolve(num_threads, dy.size * w[..., 0].size)
+    n = threads.resolve(num_threads, dy.size * math.prod(w.shape[:3]))
     if dx.size:
         for v in geometry.input_gradient_sweeps(vertical):
             for u in geometry.input_gradient_sweeps(horizontal):
@@ -217,8 +221,13 @@ def _driver(
 
 
 def _fit(axis: geometry.Axis, name: str, input_name: str, window_name: str) -> geometry.Axis:
+    reach = axis.dilation * (axis.kernel - 1) + 1
+    if axis.size >= 1 and reach > MOST_REACH * (axis.size + axis.kernel):
+        raise ValueError(
+            f"dilations {axis.dilation} spread {window_name} over {reach} pixels of {name}, "
+            f"more than {MOST_REACH} times the {axis.size} of {input_name}"
+        )
     if axis.out < 1 or axis.size < 1:
-        reach = axis.dilation * (axis.kernel - 1) + 1
         raise ValueError(
             f"{window_name} reaches over {reach} pixels of {name}, but {input_name} has only {axis.size} "
             f"(+ padding {axis.before} + {axis.after})"
@@ -367,8 +376,9 @@ def relu(features: ArrayLike, *, num_threads: int | None = None) -> NDArray:
     """max(features, 0), elementwise; a NaN stays a NaN."""
     x = arguments.array("features", features)
     y = np.empty_like(x)
+    n = threads.resolve(num_threads, x.size * PASS)
     if x.size:
-        _elementwise.relu(y.reshape(-1), x.reshape(-1), threads.resolve(num_threads, x.size * PASS))
+        _elementwise.relu(y.reshape(-1), x.reshape(-1), n)
     return y
 
 
@@ -379,8 +389,8 @@ def relu_grad(gradients: ArrayLike, features: ArrayLike, *, num_threads: int | N
         gradients: gradient of relu's result, any shape.
         features: relu's input or its result (they are positive at the same places), the same shape.
     """
-    ndim = np.ndim(features)
-    dy, x = arguments.arrays(gradients=(gradients, ndim), features=(features, ndim))
+    x = arguments.array("features", features)
+    dy, x = arguments.arrays(gradients=(gradients, x.ndim), features=(x, x.ndim))
     arguments.same_shape("gradients", dy, x.shape, "that of features")
     dx = np.empty_like(x)
     if x.size:
@@ -392,7 +402,8 @@ def relu_grad(gradients: ArrayLike, features: ArrayLike, *, num_threads: int | N
 
 def bias_add(value: ArrayLike, bias: ArrayLike, *, num_threads: int | None = None) -> NDArray:
     """value + bias, the bias [C] along the last axis of value [..., C]."""
-    x, b = arguments.arrays(value=(value, max(np.ndim(value), 1)), bias=(bias, 1))
+    x = arguments.as_array("value", value)
+    x, b = arguments.arrays(value=(x, max(x.ndim, 1)), bias=(bias, 1))
     arguments.same_shape("bias", b, x.shape[-1:], "one number per channel of value")
     y = np.empty_like(x)
     if x.size:
@@ -405,7 +416,8 @@ def bias_add(value: ArrayLike, bias: ArrayLike, *, num_threads: int | None = Non
 def bias_add_grad(out_backprop: ArrayLike, *, num_threads: int | None = None) -> NDArray:
     """Gradient of bias_add with respect to the bias: the sum of out_backprop [..., C] over all axes but the
     last, [C]."""
-    (dy,) = arguments.arrays(out_backprop=(out_backprop, max(np.ndim(out_backprop), 1)))
+    dy = arguments.as_array("out_backprop", out_backprop)
+    (dy,) = arguments.arrays(out_backprop=(dy, max(dy.ndim, 1)))
     c = dy.shape[-1]
     if not dy.size:
         return np.zeros(c, dy.dtype)
@@ -428,8 +440,7 @@ def dropout(x: ArrayLike, rate: float, *, seed: int, num_threads: int | None = N
         seed: in [0, 2**64); use another one for each call.
     """
     a = arguments.array("x", x)
-    if not 0 <= rate < 1:
-        raise ValueError(f"rate must be at least 0 and below 1, not {rate!r}")
+    rate = arguments.rate("rate", rate)
     seed = arguments.whole("seed", seed, 0)
     if seed >= 1 << 64:
         raise ValueError(f"seed must be below 2**64, not {seed}")
@@ -521,6 +532,7 @@ def _points(a: NDArray) -> NDArray:
 
 def softmax(logits: ArrayLike, *, num_threads: int | None = None) -> NDArray:
     """exp(logits) / sum of exp(logits) along the last axis; logits of any size do not overflow."""
+    threads.resolve(num_threads, 0)
     x = arguments.array("logits", logits)
     e = np.exp(x - x.max(axis=-1, keepdims=True, initial=-np.inf))
     return e / e.sum(axis=-1, keepdims=True)
@@ -538,8 +550,10 @@ def softmax_cross_entropy_with_logits(
     Returns:
         [...], one number per example.
     """
-    ndim = max(np.ndim(logits), 1)
-    p, x = arguments.arrays(labels=(labels, ndim), logits=(logits, ndim))
+    threads.resolve(num_threads, 0)
+    x = arguments.array("logits", logits)
+    ndim = max(x.ndim, 1)
+    x, p = arguments.arrays(logits=(x, ndim), labels=(labels, ndim))
     arguments.same_shape("labels", p, x.shape, "that of logits")
     shifted = x - x.max(axis=-1, keepdims=True, initial=-np.inf)
     log_sum = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

@@ -47,14 +47,14 @@ def training_figure(
     validation_data was, for the legend. ImportError without matplotlib; ValueError if the sizes disagree.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     images, labels, predictions = np.asarray(images), class_ids(np.asarray(labels)), np.asarray(predictions)
     if not len(images) == len(labels) == len(predictions):
         sizes = f"{len(images)}, {len(labels)} and {len(predictions)}"
         raise ValueError(f"images, labels and predictions must be equally many, not {sizes}")
     wrong = np.flatnonzero(labels != predictions)
-    figure = Figure(figsize=(12, 9.5), dpi=100, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # inches
+    figure = Figure(figsize=(12, 9.5), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))  # inches
     figure.suptitle(_headline(title, len(labels), len(wrong)), fontsize=15)
     top, bottom = figure.subfigures(2, 1, height_ratios=(3, 1.2))
     curves, matrix = top.subfigures(1, 2, width_ratios=(1, 1.1))
@@ -84,6 +84,8 @@ def _draw_loss(axes: Axes, history: History, held_out: str) -> None:
 
 
 def _draw_accuracy(axes: Axes, history: History, held_out: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     train, validation = (np.multiply(100, curve) for curve in (history.accuracy, history.val_accuracy))
     _draw_curves(axes, train, validation, held_out)
     # The first epochs, near 10% right, would press the rest to a line: show errors up to ten times the least.
@@ -92,7 +94,7 @@ def _draw_accuracy(axes: Axes, history: History, held_out: str) -> None:
     axes.set_ylabel("accuracy (%)")
     axes.set_xlabel("epoch")
     axes.set_xlim(0.5, len(train) + 0.5)
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=(1, 2, 5, 10), integer=True, min_n_ticks=1))
 
 
 def _draw_curves(axes: Axes, train: Any, validation: Any, held_out: str) -> None:

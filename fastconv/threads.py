@@ -28,6 +28,10 @@ from fastconv._kernels import dispatch
 # another.
 GRAIN = 1 << 20
 
+# Whatever is asked for: each thread has scratch memory of its own, and the runtime aborts where it cannot
+# start one.
+MOST_THREADS = 256
+
 _context: ContextVar[int | None] = ContextVar("fastconv_num_threads", default=None)
 _process: int | None = None
 _home = os.getpid()
@@ -59,7 +63,7 @@ def resolve(argument: int | None, work: int) -> int:
     n = _check("num_threads", argument) if argument is not None else _wanted()[0]
     if n == 1 or work < 2 * GRAIN or os.getpid() != _home or not dispatch.OPENMP_VERSION:
         return 1
-    return min(n, work // GRAIN)
+    return min(n, work // GRAIN, MOST_THREADS)
 
 
 def decide() -> tuple[int, str]:
@@ -106,7 +110,7 @@ def cgroup_quota(root: str = "/") -> int | None:
 def _cgroup_folders(root: str) -> Iterator[str]:
     """This process's cgroup (version 2, or version 1's cpu controller) and every one around it."""
     for line in _read(os.path.join(root, "proc/self/cgroup")).splitlines():
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
         if controllers and "cpu" not in controllers.split(","):
             continue
         folder = os.path.join(root, "sys/fs/cgroup", "cpu" if controllers else "")

@@ -56,8 +56,8 @@ typedef struct fc_kernels {
      *
      *     winograd_data    v = B^T x B       of 6x6 pixels x[i * x_row + j * x_pixel + channel]
      *     winograd_filter  u = G g G^T       of taps x taps pixels g[i * g_row + j * g_tap + channel]; taps 2 .. 5
-     *     winograd_result  y = A^T s A       m x m pixels y[i * y_row + j * y_pixel + channel], only the first rows x columns of them
-     *                                        written; m 2 .. 5; then FC_BIAS, FC_RELU
+     *     winograd_result  y = A^T s A       m x m pixels y[i * y_row + j * y_pixel + channel], of which only the first
+     *                                        rows x columns are written; m 2 .. 5; then FC_BIAS, FC_RELU
      *
      * v, u and s hold whole vectors: c or n rounded up to vl.  The surplus is written with zeros, and not read into y. */
     void (*winograd_data)(void *v, fc_index plane, const void *x, fc_index x_row, fc_index x_pixel, fc_index c);

@@ -1,6 +1,6 @@
 /* Philox4x32-10, a counter-based random number generator: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as
  * 1, 2, 3", SC 2011, section 3.4 (the round constants are from their table 2 and section 3.3). */
-enum { PHILOX_BLOCKS = 64 }; /* counters computed together; with few, GCC 12 unrolls the loops below instead of vectorizing them */
+enum { PHILOX_BLOCKS = 64 }; /* counters at a time; with 16, GCC 12 unrolls the loops below and does not vectorize */
 
 /* bits[4 * i + word] for the counters block + i.  Always inlined, so that it is compiled with the flags of each ISA. */
 FC_INLINE void philox(uint32_t *bits, uint64_t block, uint64_t seed)

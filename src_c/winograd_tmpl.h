@@ -4,16 +4,16 @@
  *
  *     y = A^T [ (G g) o (B^T d) ]          d[6] data, g[r] filter, y[m] results, o elementwise
  *
- * and in two dimensions every transform is applied to columns and then to rows, which turns 6x6 products for m x m results into one
- * matrix product per point once channels are summed.  Points 0, +-a, +-b, infinity with a = 5/8, b = 3/2: exact in binary, and of the
+ * and in two dimensions every transform is applied to columns and then to rows; with the channels summed, the elementwise
+ * products are one matrix product per point.  Points 0, +-a, +-b, infinity with a = 5/8, b = 3/2: exact in binary, and of the
  * common choices nearly the smallest error (see Barabasz et al., Error analysis and improving the accuracy of Winograd
  * convolution, ACM TOMS 2020).  With N(p) = the product of p - q over the other finite points q:
  *
  *     B^T row p: the coefficients of the product of x - q;  G row p: 1, p, p^2, .. / N(p), infinity: 0 .. 0 1
  *     A^T column p: 1, p, p^2, ..,                           infinity: 0 .. 0 1
  *
- * B^T does not depend on m and r, so one text serves 3x3 filters (m = 4), 5x5 (m = 2), and their filter gradients, where the roles of
- * filter and result are exchanged (Lavin and Gray, Fast algorithms for convolutional neural networks, CVPR 2016, section 4).
+ * B^T does not depend on m and r, so one text serves 3x3 filters (m = 4), 5x5 (m = 2), and their filter gradients, where
+ * the roles of filter and result are exchanged (Lavin and Gray, Fast algorithms for convolutional neural networks, CVPR 2016, section 4).
  */
 #define A1 ((T)0.625)
 #define A2 ((T)0.390625)

@@ -422,8 +422,8 @@ BAD = ["forbidden", "truncated", "short", "wrong", "portal", "silent", "tricklin
 def mirror(files, monkeypatch):
     pytest.importorskip("pooch", reason="downloads need pooch")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(mnist, "SILENCE_SECONDS", 0.2)
-    monkeypatch.setattr(mnist, "FILE_SECONDS", 0.2)
+    monkeypatch.setattr(mnist, "SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(mnist, "FILE_SECONDS", 1.0)
     server = Mirror(files)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()

@@ -83,19 +83,17 @@ def test_the_c_code_neither_allocates_nor_prints_nor_keeps_state():
     )
     assert found(calls, C, c_code_without_quotes) == []
     assert found(r"#\s*include\s*<(stdio|stdlib|pthread|omp|signal|errno|assert)", C) == []
-    # What is static is a function or constant; what is not indented and ends in ; or = is file-scope data.
-    data = found(
-        r"^(static\s+)?(?!const\b|extern\s+const\b|typedef\b|static\s+const\b|FC_INLINE\b)\w[\w\s\*]*(\[[^\]]*\])?\s*(=|;)",
-        C,
-    )
-    assert data == []
-    assert [line for line in found(r"\bstatic\b", C) if not re.search(r"\(|\bconst\b|FC_INLINE", line)] == []
+    name = r"(\w+|FN\(\w+\))\s*(\[[^\]]*\]\s*)*(=|;)"
+    assert found(r"\bstatic\s+(?!const\b|inline\b)[\w\s\*]*\b" + name, C) == []
+    keywords = "const|static|extern|typedef|return|FC_INLINE"
+    assert found(rf"^(?!({keywords})\b)\w[\w\s\*]*\b" + name, C) == []  # not indented: in file scope
     assert found(r"\b(thread_local|_Thread_local|__thread|volatile)\b", C) == []
 
 
 def test_padding_becomes_integers_in_geometry_alone():
     """Others pass the words on; one place checks their spelling, another gives them a meaning."""
-    comparing = found(r"[=!]=\s*[\"'](SAME|VALID)|\bin\s*[\(\[\{]\s*[\"'](SAME|VALID)", PYTHON)
+    word = r"[\"'](SAME|VALID)[\"']"
+    comparing = found(rf"[=!]=\s*{word}|{word}\s*[=!]=|\bin\s*[\(\[\{{]\s*{word}", PYTHON)
     assert {line.split(":")[0] for line in comparing} <= {"fastconv/geometry.py", "fastconv/_arguments.py"}
     assert found(r"(?i)[\"'](same|valid)[\"']", CYTHON) == []
 

@@ -19,11 +19,10 @@ class Tolerance(NamedTuple):
     float64: float
 
 
-# Directly summed: up to some ten thousand products; the error grows with the square root of their number.
-PRODUCT_SUM = Tolerance(2e-6, 5e-15)
-# What the package promises of a float32 convolution by any algorithm; in float64 as many units in the last
-# place and some more.
-CONVOLUTION = Tolerance(4e-6, 2e-14)
+# What the package promises of float32 sums of up to some ten thousand products, convolutions by any algorithm
+# included; their error grows with the square root of the number.  In float64 as many units in the last place
+# and some more.
+PRODUCT_SUM = Tolerance(4e-6, 2e-14)
 # exp, log and a sum of up to some hundred terms: some units in the last place of each.
 EXPONENTIAL = Tolerance(2e-6, 4e-15)
 # Central differences in float64: the step (1e-4) divides the rounding of a sum, and the

@@ -49,8 +49,8 @@ cdef inline void release(char *aligned) noexcept nogil:
         free((<char **>(aligned - sizeof(char *)))[0])
 
 
-cdef inline void copy_window(char *out, const char *image, fc_index h, fc_index w, fc_index pixel_bytes, fc_index top, fc_index left,
-                      fc_index height, fc_index width) noexcept nogil:
+cdef inline void copy_window(char *out, const char *image, fc_index h, fc_index w, fc_index pixel_bytes, fc_index top,
+                             fc_index left, fc_index height, fc_index width) noexcept nogil:
     """out[height][width] = the pixels from (top, left) on of image[h][w], zeros where there is no image."""
     cdef fc_index line_bytes = width * pixel_bytes
     cdef fc_index first = min(max(0, -left), width), last = max(first, min(width, w - left))

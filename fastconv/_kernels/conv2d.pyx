@@ -91,7 +91,7 @@ cdef inline fc_index span(const Axis *a, fc_index count) noexcept nogil:
 cdef void plan_units(Job *job) noexcept nogil:
     cdef fc_index columns = job.u.count, rows = job.v.count, per_image = rows * columns, row_bytes = job.c * job.size
     job.columns = ceil_div(columns, ceil_div(columns, 4 * PIXELS))
-    while job.columns > 8 and span(&job.u, job.columns) * job.v.extent * row_bytes > SOURCE_BYTES:
+    while job.columns > 1 and span(&job.u, job.columns) * job.v.extent * row_bytes > SOURCE_BYTES:
         job.columns = ceil_div(job.columns, 2)
     job.rows = 1
     if job.columns == columns:

@@ -97,14 +97,16 @@ def max_pool(real[:, :, :, ::1] y, int64_t[:, :, :, ::1] argmax, const real[:, :
     cdef fc_index i
     memset(&job, 0, sizeof(Job))
     job.n, job.c = x.shape[0], x.shape[3]
-    plan(&job, sizeof(real), vertical, horizontal)
     job.x, job.y = <const char *>&x[0, 0, 0, 0], <char *>&y[0, 0, 0, 0]
     if argmax is not None:
         job.argmax = &argmax[0, 0, 0, 0]
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange(job.n * job.oh, schedule="static"):
-            pool_row(&job, i)
-    free(job.top)
+    try:
+        plan(&job, sizeof(real), vertical, horizontal)
+        with nogil, parallel(num_threads=num_threads):
+            for i in prange(job.n * job.oh, schedule="static"):
+                pool_row(&job, i)
+    finally:
+        free(job.top)
 
 
 def max_pool_grad(real[:, :, :, ::1] dx, const real[:, :, :, ::1] x, const real[:, :, :, ::1] y, const real[:, :, :, ::1] dy,
@@ -114,12 +116,14 @@ def max_pool_grad(real[:, :, :, ::1] dx, const real[:, :, :, ::1] x, const real[
     cdef fc_index i
     memset(&job, 0, sizeof(Job))
     job.n, job.c = x.shape[0], x.shape[3]
-    plan(&job, sizeof(real), vertical, horizontal)
     job.x, job.y, job.dy, job.dx = (<const char *>&x[0, 0, 0, 0], <char *>&y[0, 0, 0, 0], <const char *>&dy[0, 0, 0, 0],
                                     <char *>&dx[0, 0, 0, 0])
     job.channels = job.c if job.n >= FEW_IMAGES else min(job.c, CHANNELS)
     job.blocks = (job.c + job.channels - 1) // job.channels
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange(job.n * job.blocks, schedule="static"):
-            pool_grad(&job, i)
-    free(job.top)
+    try:
+        plan(&job, sizeof(real), vertical, horizontal)
+        with nogil, parallel(num_threads=num_threads):
+            for i in prange(job.n * job.blocks, schedule="static"):
+                pool_grad(&job, i)
+    finally:
+        free(job.top)

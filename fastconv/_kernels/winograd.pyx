@@ -39,6 +39,8 @@ cdef fc_index MOST_TILES = 48
 cdef fc_index TASKS = 16
 # All chunks' sums of a filter gradient together.
 cdef fc_index PARTIAL_BYTES = 1 << 22
+# Channels are summed in runs of so many, whose sums are then added: one run of 512 would round twice as badly.
+cdef fc_index CHANNEL_RUN = 64
 # Rows of a panel whose filters are transformed as one task.
 cdef fc_index FILTER_ROWS = 16
 
@@ -144,13 +146,15 @@ cdef void transform_filters(const Job *job, fc_index task, char *buffer) noexcep
     cdef fc_index first = panel_start(job, panel) * job.fc.vl, width = panel_start(job, panel + 1) * job.fc.vl - first
     cdef fc_index a, b, r, n = min(width, job.k - first), tap_bytes = rows * width * job.size
     cdef const char *w
+    cdef char *tap
     for a in range(job.taps):
         for b in range(job.taps):
             w = job.filters + (job.v.tap[a] * job.taps + job.u.tap[b]) * job.c * job.k * job.size
+            tap = buffer + (a * job.taps + b) * tap_bytes
             if job.transposed:
-                job.fc.pack(buffer + (a * job.taps + b) * tap_bytes, w + (first * job.c + c0) * job.size, rows, n, width, 1, job.c)
+                job.fc.pack(tap, w + (first * job.c + c0) * job.size, rows, n, width, 1, job.c)
             else:
-                job.fc.pack(buffer + (a * job.taps + b) * tap_bytes, w + (c0 * job.k + first) * job.size, rows, n, width, job.k, 1)
+                job.fc.pack(tap, w + (c0 * job.k + first) * job.size, rows, n, width, job.k, 1)
     for r in range(rows):
         job.fc.winograd_filter(job.transformed + (job.c * first + (c0 + r) * width) * job.size, job.plane_u,
                                buffer + r * width * job.size, job.taps * rows * width, rows * width, width, <int>job.taps)
@@ -162,7 +166,7 @@ cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept 
     cdef char *v = buffer
     cdef char *s = v + POINTS * plane_v * job.size
     cdef char *patch = s + POINTS * plane_s * job.size
-    cdef fc_index t, p, panel, first, width, n, image, top, left
+    cdef fc_index t, p, c, panel, first, width, n, image, top, left
     cdef const char *bias
     for t in range(tiles):
         transform_source(job, t0 + t, 0, job.c, v + t * job.part_c * job.size, patch)
@@ -172,8 +176,13 @@ cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept 
         n = min(width, job.k - first)
         bias = job.bias + first * job.size if job.bias != NULL else NULL
         for p in range(POINTS):
-            job.fc.gemm(s + p * plane_s * job.size, job.place, v + p * plane_v * job.size, job.row, tiles, job.count, job.c,
-                        job.transformed + (p * job.plane_u + job.c * first) * job.size, width, width // job.fc.vl, width, NULL, 0)
+            c = 0
+            while c < job.c:
+                job.fc.gemm(s + p * plane_s * job.size, job.place, v + p * plane_v * job.size, job.row, tiles, job.count + c,
+                            min(CHANNEL_RUN, job.c - c),
+                            job.transformed + (p * job.plane_u + job.c * first + c * width) * job.size, width,
+                            width // job.fc.vl, width, NULL, FC_ACCUMULATE if c > 0 else 0)
+                c += CHANNEL_RUN
         for t in range(tiles):
             image = (t0 + t) // (job.tiles_u * job.tiles_v)
             top = (t0 + t) // job.tiles_u % job.tiles_v * job.m
