@@ -134,7 +134,8 @@ def nhwc(data_format: str) -> None:
 
 
 def choice(name: str, value: Any, choices: tuple) -> Any:
-    if not (value is None or isinstance(value, str)) or value not in choices:
+    """One of `choices`; an array, which compares elementwise, is none of them."""
+    if isinstance(value, np.ndarray) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {show(value)}")
     return value
 
