@@ -100,8 +100,10 @@ def pair(name: str, value: IntOrInts) -> tuple[int, int]:
         height, width = (operator.index(number) for number in numbers)
     except TypeError:
         raise TypeError(f"{name} must be whole numbers, not {show(value)}") from None
-    if not (1 <= height < MOST_PIXELS and 1 <= width < MOST_PIXELS):
-        raise ValueError(f"{name} must be at least 1 and below 2**31, not {show(value)}")
+    if min(height, width) < 1:
+        raise ValueError(f"{name} must be at least 1, not {show(value)}")
+    if max(height, width) >= MOST_PIXELS:
+        raise ValueError(f"{name} must be below 2**31, not {show(value)}")
     return height, width
 
 
