@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,51 +10,49 @@ from typing import Any
 import numpy as np
 import pytest
 import report
+import timing
 
 from fastconv import nn, reference
 
-ROUNDS = 7
-# Small work is noisy: as many more rounds as fit into this time.
-SMALL_WORK_SECONDS = 0.1
-MOST_ROUNDS = 50
-# OpenBLAS' idle threads keep a core busy for some 26 ms after a product (2**26 cycles), which must not slow
-# down fastconv's turn. fastconv's own fall asleep within microseconds.
-PAUSE_SECONDS = 0.03
+TURNS = 5
 
 ROWS = pytest.StashKey[list[report.Row]]()
+MACHINE = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "document: a layer of the document's own MNIST networks")
     config.stash[ROWS] = []
+    config.stash[MACHINE] = report.machine()
 
 
 @pytest.fixture
 def compare(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None]:
     """compare(op, layer, *arguments, gflop=None, **keywords): fastconv.nn's op against its NumPy twin.
 
-    Both run in turn in every round, once to wake their threads and once against the clock; pytest-benchmark
-    records fastconv's times, NumPy's best goes into its extra_info. Both must have the same result.
+    They take turns of some calls each, and the best call counts. pytest-benchmark records fastconv's, a round
+    being a call; NumPy's best goes into its extra_info. Both must have the same result.
     """
 
     def run(op: str, layer: Any, *arguments: Any, gflop: float | None = None, **keywords: Any) -> None:
         ours = partial(getattr(nn, op), *arguments, **keywords)
         numpys = partial(getattr(reference, op), *arguments, **keywords)
-        small = int(SMALL_WORK_SECONDS / (_seconds(ours) + _seconds(numpys)))
-        numpy_seconds = []
+        calls = timing.calls_in_turn(max(timing.seconds(ours), timing.seconds(numpys)))
+        rounds = itertools.count()
+        numpy_turns = []
 
-        def numpys_turn() -> None:
-            numpys()
-            numpy_seconds.append(_seconds(numpys))
-            time.sleep(PAUSE_SECONDS if small <= ROUNDS else 0)
-            ours()
+        def before_round() -> None:
+            if next(rounds) % calls == 0:
+                timing.rest()
+                numpy_turns.append(timing.turn(numpys, calls))
+                timing.warm_up(ours)
 
         benchmark.group = op
-        benchmark.pedantic(ours, setup=numpys_turn, rounds=min(max(small, ROUNDS), MOST_ROUNDS))
-        benchmark.extra_info.update(layer=str(layer), gflop=gflop, numpy_seconds=min(numpy_seconds))
+        benchmark.pedantic(ours, setup=before_round, rounds=TURNS * calls)
+        benchmark.extra_info.update(layer=str(layer), gflop=gflop, numpy_seconds=min(numpy_turns))
         _assert_same(ours(), numpys())
         if benchmark.stats:  # none with --benchmark-disable
-            seconds = {report.OURS: benchmark.stats["min"], "NumPy": min(numpy_seconds)}
+            seconds = {report.OURS: benchmark.stats["min"], "NumPy": min(numpy_turns)}
             request.config.stash[ROWS].append(report.Row(op, str(layer), gflop, seconds))
 
     return run
@@ -65,17 +63,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     rows = config.stash[ROWS]
     if rows:
         terminalreporter.section("fastconv against NumPy (im2col + BLAS)")
-        for line in [*report.machine(), report.numpy_and_blas(), "", *report.table(rows)]:
+        for line in [*config.stash[MACHINE], report.numpy_and_blas(), "", *report.table(rows)]:
             terminalreporter.write_line(line)
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    """One call's time; as in pytest-benchmark's, the result is freed after it."""
-    start = time.perf_counter()
-    result = call()
-    seconds = time.perf_counter() - start
-    del result
-    return seconds
 
 
 def _assert_same(ours: Any, numpys: Any) -> None:

@@ -13,22 +13,17 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import report
 import shapes
+import timing
 
 import fastconv
 
 ROUNDS = 7
-# A turn is as many calls as the slowest opponent makes in this time.
-TURN_SECONDS = 0.03
-MOST_CALLS = 50
-# For the threads of the last turn to fall asleep: libgomp's spin for some milliseconds.
-PAUSE_SECONDS = 0.01
 
 CONVOLUTION_OPS = ("conv2d", "conv2d_backprop_input", "conv2d_backprop_filter")
 POOL_OPS = ("max_pool2d", "max_pool_grad")
@@ -66,7 +61,6 @@ class Opponent(NamedTuple):
         return f"{self.worker.name} {self.variant}".strip()
 
     def seconds(self, calls: int) -> float:
-        time.sleep(PAUSE_SECONDS)
         return self.worker.ask(run=self.variant, calls=calls)["seconds"]
 
 
@@ -97,7 +91,7 @@ def prepare(workers: list[Worker], case: dict[str, Any]) -> None:
 def measure(opponents: list[Opponent]) -> dict[str, float]:
     """The best seconds of each, in turn."""
     slowest = max(opponent.seconds(calls=1) for opponent in opponents)
-    calls = min(max(int(TURN_SECONDS / slowest), 1), MOST_CALLS)
+    calls = timing.calls_in_turn(slowest)
     rounds = [[opponent.seconds(calls) for opponent in opponents] for _ in range(ROUNDS)]
     return {opponent.name: min(turns[i] for turns in rounds) for i, opponent in enumerate(opponents)}
 
@@ -108,6 +102,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=fastconv.get_num_threads(), help="here %(default)s")
     options = parser.parse_args()
 
+    machine = report.machine()
     pythons = {report.OURS: sys.executable, "torch": options.torch}
     workers = [Worker(python, name, options.threads) for name, python in pythons.items()]
     opponents = [Opponent(worker, variant) for worker in workers for variant in worker.variants]
@@ -119,7 +114,7 @@ def main() -> None:
     print(file=sys.stderr)
 
     peers = ", ".join(worker.version for worker in workers[1:])
-    print(*report.machine(), sep="\n")
+    print(*machine, sep="\n")
     print(f"peers     {peers}; {options.threads} threads each; ratio: the best peer's time to fastconv's")
     print("", *report.table(rows), sep="\n")
 

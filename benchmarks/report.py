@@ -45,13 +45,14 @@ class Row(NamedTuple):
 
 
 def machine() -> list[str]:
-    """What the figures depend on."""
+    """What the figures depend on; to be asked before anything is measured, because of the load."""
     variables = [f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if name in os.environ]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = fastconv.get_num_threads()
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    threads, origin = fastconv.threads.decide()
     return [
-        f"CPU       {_cpu()}, {cores} cores for this process",
-        f"fastconv  {fastconv.__version__}, {dispatch.selected()}, {threads} threads, float32",
+        f"CPU       {_cpu()}, {cores} cores for this process, load {load} before the start",
+        f"fastconv  {fastconv.__version__}, {dispatch.selected()}, {threads} threads ({origin}), float32",
         f"set       {', '.join(variables) or 'no variable about threads'}",
     ]
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import timing
 from numpy.typing import NDArray
 
 Case = dict[str, Any]
@@ -118,18 +118,6 @@ def digest(result: NDArray) -> list[float]:
     return [float(np.abs(values).sum()), float(values @ np.cos(np.arange(values.size)))]
 
 
-def best_seconds(call: Call, calls: int) -> float:
-    """The shortest of `calls` calls, after one that wakes the threads and fills the caches."""
-    call()
-    best = np.inf
-    for _ in range(calls):
-        start = time.perf_counter()
-        result = call()
-        best = min(best, time.perf_counter() - start)
-        del result
-    return best
-
-
 def main(name: str, threads: int) -> None:
     worker = WORKERS[name](threads)
     prepared: dict[str, Call] = {}
@@ -144,7 +132,7 @@ def main(name: str, threads: int) -> None:
             prepared = {variant: worker.prepare(case, variant) for variant in worker.variants}
             answer = {v: digest(worker.to_numpy(case, call())) for v, call in prepared.items()}
         else:
-            answer = {"seconds": best_seconds(prepared[question["run"]], question["calls"])}
+            answer = {"seconds": timing.turn(prepared[question["run"]], question["calls"])}
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
 )
+CONNECT_SECONDS = 2.0  # for each address of a mirror: a firewall that drops packets must not cost minutes
 SILENCE_SECONDS = 20.0  # a mirror that sends nothing for so long is given up,
 FILE_SECONDS = 300.0  # and so is one that takes longer for one file (the largest is 10 MB)
 
@@ -272,7 +273,7 @@ def _download(names: list[str], looked: str) -> dict[str, tuple[str, bytes]]:
     except ImportError:
         needs = 'downloading it needs pooch: pip install "fastconv[examples]"'
         raise DataNotFound(f"{looked}; {needs}. {_ADVICE}") from None
-    fetch = pooch.HTTPDownloader(timeout=SILENCE_SECONDS)
+    fetch = pooch.HTTPDownloader(timeout=(CONNECT_SECONDS, SILENCE_SECONDS))
     mirrors, files = list(MIRRORS), {}
     for name in names:
         failures = []
