@@ -1,0 +1,55 @@
+"""How an opponent's turn is timed. Only the standard library: each framework's own interpreter imports it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+# A turn is as many calls as the slowest opponent makes in this time.
+TURN_SECONDS = 0.02
+MOST_CALLS = 50
+# Before the clock starts: for the threads to wake and spread over the cores, and the caches to fill.
+WARM_SECONDS = 0.01
+
+
+def calls_in_turn(slowest_seconds: float) -> int:
+    return min(max(int(TURN_SECONDS / slowest_seconds), 1), MOST_CALLS)
+
+
+def turn(call: Callable[[], Any], calls: int) -> float:
+    """The shortest of `calls` calls in seconds; afterwards all threads of the process rest."""
+    warm_up(call)
+    best = min(seconds(call) for _ in range(calls))
+    rest()
+    return best
+
+
+def warm_up(call: Callable[[], Any]) -> None:
+    end = time.perf_counter() + WARM_SECONDS
+    call()
+    while time.perf_counter() < end:
+        call()
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """The time of one call, without that of freeing its result."""
+    start = time.perf_counter()
+    result = call()
+    duration = time.perf_counter() - start
+    del result
+    return duration
+
+
+def rest() -> None:
+    """Wait until no thread of this process is busy.
+
+    The idle threads of a BLAS or an OpenMP runtime look out for new work before they sleep (OpenBLAS' for
+    2**28 cycles, a tenth of a second) and would slow down the next opponent.
+    """
+    give_up = time.perf_counter() + 1
+    while time.perf_counter() < give_up:
+        before = time.process_time()
+        time.sleep(0.005)
+        if time.process_time() - before < 0.001:
+            return
