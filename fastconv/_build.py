@@ -17,7 +17,7 @@ HOW_TO_BUILD = "build it in place: pip install -e ."
 # libgomp's idle threads spin for milliseconds before they sleep, and meanwhile keep NumPy's BLAS threads from
 # running: a NumPy product and a convolution in turn then take ten times as long.  So many rounds take
 # about ten microseconds, enough to bridge the gap between two small operations.
-SPIN_ROUNDS = "500"
+SPIN_ROUNDS = "2000"
 SPIN_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
