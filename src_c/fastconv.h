@@ -48,6 +48,12 @@ typedef struct fc_kernels {
     void (*gemm)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
                  fc_index k, const void *b, fc_index ldb, fc_index vectors, fc_index n, const void *bias, int flags);
 
+    /* The same sum for few columns, n < vl, that would leave most lanes of gemm empty: here the lanes run along p.  Within each
+     * `run` of p the table col rises by one, so x is read in whole vectors; b is transposed, b[j * k + p].
+     * OUT y; IN yrow[m], x, row[m], col[k], b[n][k], bias[n] (NULL without FC_BIAS).  No FC_ACCUMULATE. */
+    void (*dots)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
+                 fc_index k, fc_index run, const void *b, fc_index n, const void *bias, int flags);
+
     /* b[p][j] = w[p * w_row + j * w_col] for p < k, j < n, and 0 for n <= j < width.  OUT b[k][width]; IN w. */
     void (*pack)(void *b, const void *w, fc_index k, fc_index n, fc_index width, fc_index w_row, fc_index w_col);
 

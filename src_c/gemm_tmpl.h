@@ -92,6 +92,63 @@ static void FN(gemm)(void *y, const fc_index *yrow, const void *x, const fc_inde
     }
 }
 
+FC_INLINE T FN(lane_sum)(vec v)
+{
+    typedef T part __attribute__((vector_size(16)));
+    const union {
+        vec whole;
+        part parts[FC_VECTOR_BYTES / 16];
+    } lanes = {v};
+    part sum = lanes.parts[0];
+    for (int i = 1; i < FC_VECTOR_BYTES / 16; i++)
+        sum += lanes.parts[i];
+    T total = sum[0];
+    for (int i = 1; i < (int)(16 / sizeof(T)); i++)
+        total += sum[i];
+    return total;
+}
+
+/* One column of MR rows. */
+FC_INLINE void FN(dots_tile)(T *y, const fc_index *yrow, const T *x, const fc_index *row, const fc_index *col, fc_index k,
+                             fc_index run, const T *b, T bias, int flags, const int MR)
+{
+    vec acc[8];
+    for (int i = 0; i < MR; i++)
+        acc[i] = (vec){0};
+    for (fc_index p = 0; p < k; p += run) {
+        const T *at = x + col[p];
+        fc_index e = 0;
+        for (; e + VL <= run; e += VL) {
+            const vec bv = FN(load)(b + p + e);
+            for (int i = 0; i < MR; i++)
+                acc[i] += FN(load)(at + row[i] + e) * bv;
+        }
+        if (e < run) {
+            const vec bv = FN(load_part)(b + p + e, run - e);
+            for (int i = 0; i < MR; i++)
+                acc[i] += FN(load_part)(at + row[i] + e, run - e) * bv;
+        }
+    }
+    for (int i = 0; i < MR; i++) {
+        const T sum = FN(lane_sum)(acc[i]) + bias;
+        y[yrow[i]] = (flags & FC_RELU) && sum < 0 ? 0 : sum;
+    }
+}
+
+static void FN(dots)(void *y_, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
+                     fc_index k, fc_index run, const void *b_, fc_index n, const void *bias_, int flags)
+{
+    for (fc_index j = 0; j < n; j++) {
+        T *y = (T *)y_ + j;
+        const T *b = (const T *)b_ + j * k, bias = flags & FC_BIAS ? ((const T *)bias_)[j] : 0;
+        fc_index i = 0;
+        for (; i + 8 <= m; i += 8)
+            FN(dots_tile)(y, yrow + i, x, row + i, col, k, run, b, bias, flags, 8);
+        for (; i < m; i++)
+            FN(dots_tile)(y, yrow + i, x, row + i, col, k, run, b, bias, flags, 1);
+    }
+}
+
 /* Squares of this many rows and columns, so that a transposing copy uses every cache line that it opens while it has it. */
 #define SQUARE 16
 

@@ -13,6 +13,7 @@ const fc_kernels FN(kernels) = {
     .vl = VL,
     .max_vectors = FC_MAX_VECTORS,
     .gemm = FN(gemm),
+    .dots = FN(dots),
     .pack = FN(pack),
     .winograd_data = FN(winograd_data),
     .winograd_filter = FN(winograd_filter),

@@ -8,8 +8,9 @@ inner loop ever asks where the image ends.
     correlate         (the convolution, and the gradient of its input)
         phase 1       pack the filters: panels of up to `max_vectors` vectors of result channels
                         b = panel 0 [taps * C][width 0], panel 1 [taps * C][width 1], ...
+                        (few result channels, as in the gradient of a grey image: [K][taps * C])
         phase 2       for each (unit, group of panels), shared out among the threads:
-                        copy the source;  for each panel: for each block of KC bytes: gemm
+                        copy the source;  for each panel: for each block of KC bytes: gemm  (few: dots)
 
     filter_gradient
         phase 1       for each (chunk of units, panel, part of the filter's rows), shared out among the threads:
@@ -37,6 +38,8 @@ cdef fc_index PIXELS = 128
 cdef fc_index SOURCE_BYTES = 1 << 19
 # The part of a packed panel that stays in the second-level cache while a unit's pixels pass by.
 cdef fc_index KC_BYTES = 1 << 17
+# Result channels are few if so many times more would fit into one vector.
+cdef fc_index FEW = 4
 # Work is cut into at least this many tasks where the shape allows; more would only repeat the source's copy.
 cdef fc_index TASKS = 16
 # All partial filter gradients together.
@@ -67,6 +70,8 @@ cdef struct Job:
     bint transposed                   # filters' output channels are the source's channels
     fc_index filter_w
     fc_index groups                   # of panels, each a task of its own
+    bint few                          # result channels
+    fc_index run                      # window elements that lie side by side in the source
     # filter_gradient
     fc_index chunks, parts            # of the units, of the window's elements
     char *dw                          # [depth][k]
@@ -148,6 +153,8 @@ cdef int plan(Job *job, vertical, horizontal) except -1:
     read_axis(&job.v, vertical)
     read_axis(&job.u, horizontal)
     job.depth = job.v.taps * job.u.taps * job.c
+    job.run = job.c * job.u.taps if job.u.extent == job.u.taps else job.c
+    job.few = FEW * job.k <= job.fc.vl <= job.run
     plan_units(job)
     return 0
 
@@ -200,7 +207,15 @@ cdef void pack_tap(const Job *job, fc_index task) noexcept nogil:
     cdef fc_index n = min(width, job.k - first)
     cdef const char *w = job.filters + tap * job.c * job.k * job.size
     cdef char *b = job.packed + (job.depth * first + t * job.c * width) * job.size
-    if job.transposed:
+    cdef fc_index j
+    if job.few:
+        for j in range(job.k):
+            b = job.packed + (job.depth * j + t * job.c) * job.size
+            if job.transposed:
+                job.fc.pack(b, w + j * job.c * job.size, job.c, 1, 1, 1, 0)
+            else:
+                job.fc.pack(b, w + j * job.size, job.c, 1, 1, job.k, 0)
+    elif job.transposed:
         job.fc.pack(b, w + first * job.c * job.size, job.c, n, width, 1, job.c)
     else:
         job.fc.pack(b, w + first * job.size, job.c, n, width, job.k, 1)
@@ -210,6 +225,10 @@ cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept n
     cdef Unit unit = open_unit(job, task // job.groups, buffer)
     cdef fc_index group = task % job.groups
     cdef fc_index panel, first, vectors, width, depth, p, flags
+    if job.few:
+        job.fc.dots(unit.y, job.place, unit.x, job.row, unit.pixels, job.col, job.depth, job.run, job.packed, job.k, job.bias,
+                    job.flags)
+        return
     for panel in range(group * job.panels // job.groups, (group + 1) * job.panels // job.groups):
         vectors = panel_start(job, panel + 1) - panel_start(job, panel)
         first = panel_start(job, panel) * job.fc.vl

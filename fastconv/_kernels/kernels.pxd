@@ -17,6 +17,8 @@ cdef extern from "fastconv.h" nogil:
         void (*gemm)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
                      fc_index k, const void *b, fc_index ldb, fc_index vectors, fc_index n, const void *bias,
                      int flags) noexcept nogil
+        void (*dots)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
+                     fc_index k, fc_index run, const void *b, fc_index n, const void *bias, int flags) noexcept nogil
         void (*pack)(void *b, const void *w, fc_index k, fc_index n, fc_index width, fc_index w_row,
                      fc_index w_col) noexcept nogil
         void (*winograd_data)(void *v, fc_index plane, const void *x, fc_index x_row, fc_index x_pixel,
