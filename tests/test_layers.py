@@ -8,12 +8,13 @@ import pickle
 
 import numpy as np
 import pytest
+import tolerances
+from tolerances import assert_close
 
 from fastconv import initializers, nn
 from fastconv.layers import Conv2D, Dense, Dropout, Flatten, MaxPooling2D, ReLU, Reshape, Sequential
 
 STEP = 1e-6  # of central differences in float64: their error is about eps / STEP + STEP**2, that is 1e-9
-GRADIENT_TOLERANCE = 1e-7  # of the largest gradient: 100 times the differences' own error
 
 
 def model(layers, input_shape, seed=0, dtype=np.float64):
@@ -100,9 +101,7 @@ def test_gradients_are_finite_differences(name):
         (net.gradients, numeric_gradient(loss, net.parameters)),
     ):
         assert exact.shape == numeric.shape
-        np.testing.assert_allclose(
-            exact, numeric, rtol=0, atol=GRADIENT_TOLERANCE * max(1, np.abs(numeric).max(initial=0))
-        )
+        assert_close(exact, numeric, tolerances.DIFFERENCES, scale=max(1, np.abs(numeric).max(initial=0)))
 
 
 def test_backward_adds():

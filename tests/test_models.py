@@ -15,6 +15,8 @@ import types
 
 import numpy as np
 import pytest
+import tolerances
+from tolerances import assert_close
 
 import fastconv
 from fastconv import models, training
@@ -170,9 +172,9 @@ def test_train_step_is_gradient_descent():
     loss_before = Classifier(copy.deepcopy(model.net), SGD(), "t")
     loss_before.net.parameters[:] = before
     loss, share = loss_before.evaluate(x, y)
-    assert cost == pytest.approx(loss, rel=1e-5)  # the loss is a float32 sum in another order
+    assert cost == pytest.approx(loss, rel=tolerances.NETWORK.float32)
     assert accuracy == share
-    np.testing.assert_allclose(model.net.parameters, before - 0.01 * model.net.gradients, rtol=0, atol=1e-7)
+    assert_close(model.net.parameters, before - 0.01 * model.net.gradients, tolerances.OPTIMIZER_STEPS)
     assert model.evaluate(x, y)[0] < cost
 
 
@@ -198,8 +200,8 @@ def test_predict_in_batches(monkeypatch):
     sizes = []
     monkeypatch.setattr(training, "EVALUATION_BATCH", 5)
     monkeypatch.setattr(model, "net", _spy(model.net, sizes))
-    np.testing.assert_allclose(model.predict(x), whole, rtol=0, atol=1e-5)
-    assert model.evaluate(x, y) == pytest.approx(evaluated, rel=1e-5)
+    assert_close(model.predict(x), whole, tolerances.NETWORK)
+    assert model.evaluate(x, y) == pytest.approx(evaluated, rel=tolerances.NETWORK.float32)
     assert sizes == [5, 5, 5, 5, 3] * 2
 
 
@@ -253,7 +255,7 @@ def test_keep_prob():
     # with everything kept the cost is that of a prediction
     loss, accuracy = model.evaluate(x, y)
     cost, share = model.train(x, y, keep_prob=1.0)
-    assert cost == pytest.approx(loss, rel=1e-5)
+    assert cost == pytest.approx(loss, rel=tolerances.NETWORK.float32)
     assert share == accuracy
 
 

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
+import tolerances
+from tolerances import assert_close
 
 from fastconv import losses, optimizers
 
-# Relative, after 20 steps: a step rounds about ten times, and the parameters stay near 1.
-STEP_TOLERANCE = {np.float32: 2e-6, np.float64: 1e-14}
 LOSS_STEP = 1e-6  # of central differences in float64
 
 
@@ -64,7 +64,7 @@ def test_steps_equal_the_twin(kind, reference, options, dtype, size):
     for gradient in gradients:
         optimizer.step(parameters, gradient)
     expected = reference(start, gradients, **options)
-    np.testing.assert_allclose(parameters, expected, rtol=0, atol=4 * STEP_TOLERANCE[dtype])
+    assert_close(parameters, expected, tolerances.OPTIMIZER_STEPS)
     assert np.array_equal(gradients, kept)
 
 
@@ -181,7 +181,8 @@ def test_loss_gradient_is_a_finite_difference():
         step = np.zeros_like(logits)
         step[index] = LOSS_STEP
         above, below = (losses.softmax_cross_entropy(labels, logits + s)[0] for s in (step, -step))
-        assert gradient[index] == pytest.approx((above - below) / (2 * LOSS_STEP), abs=1e-8)
+        difference = np.array((above - below) / (2 * LOSS_STEP))
+        assert_close(gradient[index], difference, tolerances.DIFFERENCES, scale=1)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

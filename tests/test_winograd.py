@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tolerances import PRODUCT_SUM
 
 from fastconv import _algorithms, geometry, nn, reference
-
-# The promise for float32; Winograd costs about twice the direct rounding error.
-FLOAT32_ERROR = 4e-6
-# Some hundred roundings of float64: sums of up to 30,000 terms, whose errors grow with the square root.
-FLOAT64_ERROR = 2e-14
 
 # (N, H, W, C, K, taps, padding): whole and cut tiles, one tile, fewer channels than lanes, several panels
 CORNERS = [
@@ -54,7 +50,7 @@ def arrays(n, h, w, c, k, taps, dtype, padding="SAME"):
 def test_corners_equal_the_twin(corner, dtype):
     *shape, padding = corner
     x, filters, dy = arrays(*shape, dtype, padding)
-    limit = FLOAT32_ERROR if dtype == np.float32 else FLOAT64_ERROR
+    limit = getattr(PRODUCT_SUM, np.dtype(dtype).name)
     bias = np.linspace(-1, 1, filters.shape[3]).astype(dtype)
     x64, filters64, dy64 = (a.astype(np.float64) for a in (x, filters, dy))
     forward = nn.conv2d(x, filters, 1, padding, bias=bias, algorithm="winograd")
@@ -73,13 +69,13 @@ def test_float32_error_on_the_networks_layers(name, algorithm):
     x, filters, dy = arrays(*LAYERS[name], np.float32)
     x64, filters64, dy64 = (a.astype(np.float64) for a in (x, filters, dy))
     y = nn.conv2d(x, filters, 1, "SAME", algorithm=algorithm)
-    assert relative_error(y, nn.conv2d(x64, filters64, 1, "SAME", algorithm="direct")) < FLOAT32_ERROR
+    assert relative_error(y, nn.conv2d(x64, filters64, 1, "SAME", algorithm="direct")) < PRODUCT_SUM.float32
     dx = nn.conv2d_backprop_input(x.shape, filters, dy, 1, "SAME", algorithm=algorithm)
     exact = nn.conv2d_backprop_input(x.shape, filters64, dy64, 1, "SAME", algorithm="direct")
-    assert relative_error(dx, exact) < FLOAT32_ERROR
+    assert relative_error(dx, exact) < PRODUCT_SUM.float32
     dw = nn.conv2d_backprop_filter(x, filters.shape, dy, 1, "SAME", algorithm=algorithm)
     exact = nn.conv2d_backprop_filter(x64, filters.shape, dy64, 1, "SAME", algorithm="direct")
-    assert relative_error(dw, exact) < FLOAT32_ERROR
+    assert relative_error(dw, exact) < PRODUCT_SUM.float32
 
 
 def test_same_bits_for_any_number_of_threads():

@@ -28,6 +28,12 @@ EXPONENTIAL = Tolerance(2e-6, 4e-15)
 # Central differences in float64: the step (1e-4) divides the rounding of a sum, and the
 # curvature's share is its square.
 DIFFERENCES = Tolerance(0, 1e-7)
+# Another order of the same few float64 operations.
+SAME_SUM = Tolerance(0, 1e-12)
+# Twenty optimizer steps on parameters near 1, of about ten roundings each.
+OPTIMIZER_STEPS = Tolerance(4e-6, 2e-14)
+# What passed through a whole net: the rounding of each layer is magnified by the next ones.
+NETWORK = Tolerance(1e-5, 1e-13)
 
 
 def assert_close(
