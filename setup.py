@@ -121,6 +121,7 @@ setup(
     ext_modules=cythonize(
         [
             extension("dispatch", ["src_c/dispatch.c"], [*have, ("FC_SOURCES", f'"{SOURCES}"')], ALL_SOURCES),
+            extension("memory"),
             extension("conv2d"),
             extension("winograd"),
             extension("pool"),

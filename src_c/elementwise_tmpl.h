@@ -43,7 +43,8 @@ static void FN(column_sum)(void *sum_, const void *x_, fc_index rows, fc_index c
             sum[ch] += x[r * c + ch];
 }
 
-static void FN(dropout)(void *y_, const void *x_, fc_index n, uint64_t block, uint64_t seed, uint64_t threshold, double scale_)
+static void FN(dropout)(void *y_, uint8_t *where, const void *x_, fc_index n, uint64_t block, uint64_t seed, uint64_t threshold,
+                        double scale_)
 {
     T *y = y_;
     const T *x = x_;
@@ -54,6 +55,9 @@ static void FN(dropout)(void *y_, const void *x_, fc_index n, uint64_t block, ui
         const fc_index count = n - i < 4 * PHILOX_BLOCKS ? n - i : 4 * PHILOX_BLOCKS;
         for (fc_index e = 0; e < count; e++)
             y[i + e] = bits[e] >= threshold ? x[i + e] * scale : 0;
+        if (where)
+            for (fc_index e = 0; e < count; e++)
+                where[i + e] = bits[e] >= threshold ? where[i + e] : FC_DEAD;
     }
 }
 

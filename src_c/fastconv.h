@@ -19,6 +19,10 @@ enum {
     FC_RELU = 4,       /* negative becomes 0, NaN stays */
 };
 
+/* Pooling by 2x2 windows leaves one byte per result for its gradient: the number of the pixel in its window (0 1 / 2 3) that the
+ * gradient goes to, or FC_DEAD, where it goes nowhere. */
+enum { FC_DEAD = 255 };
+
 typedef struct fc_kernels {
     const char *isa;
     fc_index itemsize;
@@ -87,6 +91,21 @@ typedef struct fc_kernels {
     void (*max_pool_grad_row)(void *dx, const void *x, const void *y, const void *dy, fc_index x_row, fc_index h,
                               const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c, fc_index count);
 
+    /* The two ends of the chain convolution, relu, 2x2 max pooling in steps of 2, whose dense arrays are never formed.
+     *
+     * pool_windows: the maxima of rows x columns pixels x[r * x_row + q * x_pixel + channel], n channels, into
+     * ceil(rows / 2) x ceil(columns / 2) results y[i * y_row + j * y_pixel + channel], and their bytes (NULL: none wanted)
+     * where[the same offset].  Windows may hang over the last row and column.  First maximum, first NaN, as in max_pool_row;
+     * a maximum that is not above 0 is dead.   OUT y, where; IN x.
+     *
+     * unpool: of the dense gradient of an image, rows x columns pixels from (top, left) on, n channels:
+     * dy[r * dy_row + q * dy_pixel + channel] = scale * g where the byte names this pixel, else 0; outside the windows 0.
+     * OUT dy; IN g[gh][gw][c], where[gh][gw][c], of which n channels from these addresses on are read. */
+    void (*pool_windows)(void *y, uint8_t *where, fc_index y_row, fc_index y_pixel, const void *x, fc_index x_row,
+                         fc_index x_pixel, fc_index rows, fc_index columns, fc_index n);
+    void (*unpool)(void *dy, fc_index dy_row, fc_index dy_pixel, const void *g, const uint8_t *where, fc_index gh, fc_index gw,
+                   fc_index c, fc_index top, fc_index left, fc_index rows, fc_index columns, fc_index n, double scale);
+
     /* Elementwise, n elements.  y and x may be the same array. */
     void (*relu)(void *y, const void *x, fc_index n);
     void (*relu_grad)(void *dx, const void *dy, const void *y, fc_index n); /* dy where y > 0, else 0 */
@@ -98,8 +117,9 @@ typedef struct fc_kernels {
 
     /* Inverted dropout of elements 4 * block .. of an array: x * scale where the element's 32 random bits are at least
      * `threshold`, else 0.  Random bits: Philox4x32-10, key = seed, counter = element / 4, word = element % 4
-     * (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011).  x, y start at element 4 * block. */
-    void (*dropout)(void *y, const void *x, fc_index n, uint64_t block, uint64_t seed, uint64_t threshold, double scale);
+     * (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011).  x, y, where start at element 4 * block.
+     * where[n] (NULL: none) becomes FC_DEAD where an element is dropped. */
+    void (*dropout)(void *y, uint8_t *where, const void *x, fc_index n, uint64_t block, uint64_t seed, uint64_t threshold, double scale);
 
     /* One optimizer step on n parameters, in one pass.  g is read once; p and the slots are updated in place.
      *     adam  m += (1 - b1) (g - m);  v += (1 - b2) (g g - v);  p -= rate m / (sqrt(v) + epsilon)

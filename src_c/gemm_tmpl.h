@@ -156,6 +156,13 @@ static void FN(pack)(void *b_, const void *w_, fc_index k, fc_index n, fc_index 
 {
     T *b = b_;
     const T *w = w_;
+    if (w_col == 1) {
+        for (fc_index p = 0; p < k; p++) {
+            memcpy(b + p * width, w + p * w_row, (size_t)n * sizeof(T));
+            memset(b + p * width + n, 0, (size_t)(width - n) * sizeof(T));
+        }
+        return;
+    }
     for (fc_index p0 = 0; p0 < k; p0 += SQUARE) {
         const fc_index p1 = p0 + SQUARE < k ? p0 + SQUARE : k;
         for (fc_index j0 = 0; j0 < n; j0 += SQUARE) {

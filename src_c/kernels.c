@@ -2,6 +2,7 @@
 #include "fastconv.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "vec.h"
 #include "philox.h"

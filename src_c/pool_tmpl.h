@@ -83,3 +83,93 @@ static void FN(max_pool_grad_row)(void *dx_, const void *x_, const void *y_, con
                 }
         }
 }
+
+/* Bytes in memory and integers in lanes: as many as a vector of T has lanes. */
+typedef uint8_t FN(bytes) __attribute__((vector_size(FC_VECTOR_BYTES / sizeof(T))));
+
+FC_INLINE ivec FN(load_bytes)(const uint8_t *p, fc_index n)
+{
+    FN(bytes) b = {0};
+    if (n >= VL)
+        memcpy(&b, p, sizeof b);
+    else
+        memcpy(&b, p, (size_t)n);
+    return __builtin_convertvector(b, ivec);
+}
+
+FC_INLINE void FN(store_bytes)(uint8_t *p, ivec v, fc_index n)
+{
+    const FN(bytes) b = __builtin_convertvector(v, FN(bytes));
+    if (n >= VL)
+        memcpy(p, &b, sizeof b);
+    else
+        memcpy(p, &b, (size_t)n);
+}
+
+/* One window of h x w pixels, 1 or 2 each way. */
+FC_INLINE void FN(pool_window)(T *y, uint8_t *where, const T *x, fc_index x_row, fc_index x_pixel, fc_index h, fc_index w, fc_index n)
+{
+    for (fc_index ch = 0; ch < n; ch += VL) {
+        const fc_index lanes = n - ch;
+        vec best = lanes < VL ? FN(load_part)(x + ch, lanes) : FN(load)(x + ch);
+        ivec number = {0};
+        for (fc_index r = 0; r < h; r++)
+            for (fc_index q = r == 0; q < w; q++) {
+                const T *at = x + r * x_row + q * x_pixel + ch;
+                const vec here = lanes < VL ? FN(load_part)(at, lanes) : FN(load)(at);
+                const ivec later = (here > best) | ((here != here) & (best == best));
+                best = FN(select)(later, here, best);
+                number = (later & ((INT)(2 * r + q) - (ivec){0})) | (~later & number);
+            }
+        if (lanes < VL)
+            FN(store_part)(y + ch, best, lanes);
+        else
+            FN(store)(y + ch, best);
+        if (where)
+            FN(store_bytes)(where + ch, number | (~(best > 0) & ((INT)FC_DEAD - (ivec){0})), lanes);
+    }
+}
+
+static void FN(pool_windows)(void *y_, uint8_t *where, fc_index y_row, fc_index y_pixel, const void *x_, fc_index x_row,
+                             fc_index x_pixel, fc_index rows, fc_index columns, fc_index n)
+{
+    for (fc_index r = 0; r < rows; r += 2)
+        for (fc_index q = 0; q < columns; q += 2) {
+            const fc_index to = r / 2 * y_row + q / 2 * y_pixel;
+            const T *x = (const T *)x_ + r * x_row + q * x_pixel;
+            uint8_t *where_to = where ? where + to : where;
+            if (r + 2 <= rows && q + 2 <= columns)
+                FN(pool_window)((T *)y_ + to, where_to, x, x_row, x_pixel, 2, 2, n);
+            else
+                FN(pool_window)((T *)y_ + to, where_to, x, x_row, x_pixel, rows - r < 2 ? 1 : 2, columns - q < 2 ? 1 : 2, n);
+        }
+}
+
+static void FN(unpool)(void *dy_, fc_index dy_row, fc_index dy_pixel, const void *g_, const uint8_t *where, fc_index gh,
+                       fc_index gw, fc_index c, fc_index top, fc_index left, fc_index rows, fc_index columns, fc_index n,
+                       double scale)
+{
+    const T *g = g_;
+    const vec factor = FN(splat)((T)scale);
+    for (fc_index r = 0; r < rows; r++)
+        for (fc_index q = 0; q < columns; q++) {
+            T *dy = (T *)dy_ + r * dy_row + q * dy_pixel;
+            const fc_index v = top + r, u = left + q;
+            if (v < 0 || u < 0 || v >= 2 * gh || u >= 2 * gw) {
+                memset(dy, 0, (size_t)n * sizeof(T));
+                continue;
+            }
+            const fc_index window = (v / 2 * gw + u / 2) * c;
+            const ivec number = (INT)(v % 2 * 2 + u % 2) - (ivec){0};
+            for (fc_index ch = 0; ch < n; ch += VL) {
+                const fc_index lanes = n - ch, at = window + ch;
+                const ivec mine = FN(load_bytes)(where + at, lanes) == number;
+                const vec gradient = (lanes < VL ? FN(load_part)(g + at, lanes) : FN(load)(g + at)) * factor;
+                const vec part = (vec)(mine & (ivec)gradient);
+                if (lanes < VL)
+                    FN(store_part)(dy + ch, part, lanes);
+                else
+                    FN(store)(dy + ch, part);
+            }
+        }
+}

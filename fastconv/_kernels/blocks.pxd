@@ -1,13 +1,27 @@
-# What the convolution drivers share: axes, scratch memory, and the copy that gives an image its border of zeros.
+# What the convolution drivers share: axes, panels of channels, images that may exist only as their pools' gradients, and the
+# copy that gives an image its border of zeros.
+from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from fastconv._kernels.kernels cimport fc_index
+from fastconv._kernels.kernels cimport fc_index, fc_kernels
 
 cdef struct Axis:                     # fastconv.geometry.Sweep
     fc_index count, origin, step, extent, taps, place, place_step
     fc_index *tap                     # [taps] index into the filter
     fc_index *offset                  # [taps]
+
+
+cdef struct Images:
+    const char *data                  # [n][h][w][c], or with `where` the gradient of the 2x2 pool's results, [n][gh][gw][c]
+    const uint8_t *where              # [n][gh][gw][c] bytes of pool_windows, or NULL
+    double scale                      # of that gradient
+    fc_index n, h, w, c, size         # size: bytes of an element
+    fc_index gh, gw
+
+
+cdef struct Panels:                   # result channels, cut into panels of whole vectors, at most as wide as gemm takes
+    fc_index k, lanes, vectors, count
 
 
 cdef inline fc_index ceil_div(fc_index a, fc_index b) noexcept nogil:
@@ -17,6 +31,21 @@ cdef inline fc_index ceil_div(fc_index a, fc_index b) noexcept nogil:
 cdef inline fc_index whole_lines(fc_index n_bytes) noexcept nogil:
     """Rounded up to cache lines."""
     return ceil_div(n_bytes, 64) * 64
+
+
+cdef inline Panels cut_panels(const fc_kernels *fc, fc_index k) noexcept nogil:
+    cdef fc_index vectors = ceil_div(k, fc.vl)
+    return Panels(k, fc.vl, vectors, ceil_div(vectors, fc.max_vectors))
+
+
+cdef inline fc_index panel_start(const Panels *p, fc_index panel) noexcept nogil:
+    """Its first channel: panels share the vectors out evenly, so none is much narrower than the others."""
+    return panel * p.vectors // p.count * p.lanes
+
+
+cdef inline fc_index panel_channels(const Panels *p, fc_index first, fc_index last) noexcept nogil:
+    """How many of the channels first .. last - 1 there are: the last vector may hang over."""
+    return min(last, p.k) - first
 
 
 cdef inline int read_axis(Axis *a, object sweep) except -1:
@@ -32,36 +61,37 @@ cdef inline int read_axis(Axis *a, object sweep) except -1:
     return 0
 
 
-cdef inline char *allocate(fc_index n_bytes) except NULL nogil:
-    """64-byte aligned scratch; release() it."""
-    cdef char *raw = <char *>malloc(n_bytes + 128)
-    cdef char *aligned
-    if raw == NULL:
-        with gil:
-            raise MemoryError(f"fastconv: no memory for {n_bytes} bytes of scratch")
-    aligned = raw + 64 + (64 - <fc_index>raw % 64) % 64
-    (<char **>(aligned - sizeof(char *)))[0] = raw
-    return aligned
+cdef inline void read_images(Images *x, const char *data, fc_index size, object unpool, fc_index n, fc_index h, fc_index w,
+                             fc_index c) except *:
+    """Of an array [n, h, w, c]; unpool: None, or (where, scale, h, w) if it is the gradient of a pool of h x w pixels."""
+    cdef const uint8_t[:, :, :, ::1] where
+    x.data, x.size, x.n, x.h, x.w, x.c = data, size, n, h, w, c
+    if unpool is not None:
+        where, x.scale, x.h, x.w = unpool
+        x.where, x.gh, x.gw = &where[0, 0, 0, 0], h, w
 
 
-cdef inline void release(char *aligned) noexcept nogil:
-    if aligned != NULL:
-        free((<char **>(aligned - sizeof(char *)))[0])
-
-
-cdef inline void copy_window(char *out, const char *image, fc_index h, fc_index w, fc_index pixel_bytes, fc_index top,
-                             fc_index left, fc_index height, fc_index width) noexcept nogil:
-    """out[height][width] = the pixels from (top, left) on of image[h][w], zeros where there is no image."""
-    cdef fc_index line_bytes = width * pixel_bytes
-    cdef fc_index first = min(max(0, -left), width), last = max(first, min(width, w - left))
-    cdef fc_index r, y
+cdef inline void copy_window(const fc_kernels *fc, char *out, const Images *x, fc_index image, fc_index top, fc_index left,
+                             fc_index height, fc_index width, fc_index first, fc_index c) noexcept nogil:
+    """out[height][width][c] = channels first .. first + c - 1 of the pixels from (top, left) on, zeros where there is no image."""
+    cdef fc_index from_left = min(max(0, -left), width), to_right = max(from_left, min(width, x.w - left))
+    cdef fc_index line_bytes = width * c * x.size, r, q, at
     cdef char *line
+    cdef const char *pixel
+    if x.where != NULL:
+        at = image * x.gh * x.gw * x.c + first
+        fc.unpool(out, width * c, c, x.data + at * x.size, x.where + at, x.gh, x.gw, x.c, top, left, height, width, c, x.scale)
+        return
     for r in range(height):
-        y = top + r
         line = out + r * line_bytes
-        if y < 0 or y >= h or first == last:
+        if top + r < 0 or top + r >= x.h or from_left == to_right:
             memset(line, 0, line_bytes)
             continue
-        memset(line, 0, first * pixel_bytes)
-        memcpy(line + first * pixel_bytes, image + (y * w + left + first) * pixel_bytes, (last - first) * pixel_bytes)
-        memset(line + last * pixel_bytes, 0, (width - last) * pixel_bytes)
+        memset(line, 0, from_left * c * x.size)
+        pixel = x.data + (((image * x.h + top + r) * x.w + left + from_left) * x.c + first) * x.size
+        if c == x.c:
+            memcpy(line + from_left * c * x.size, pixel, (to_right - from_left) * c * x.size)
+        else:
+            for q in range(to_right - from_left):
+                memcpy(line + (from_left + q) * c * x.size, pixel + q * x.c * x.size, c * x.size)
+        memset(line + to_right * c * x.size, 0, (width - to_right) * c * x.size)

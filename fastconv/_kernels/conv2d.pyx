@@ -20,12 +20,16 @@ inner loop ever asks where the image ends.
 What is summed in which order depends on the shapes alone, never on the number of threads: so neither do the bits.
 """
 from cython.parallel cimport parallel, prange, threadid
+from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from fastconv._kernels.blocks cimport Axis, allocate, ceil_div, copy_window, read_axis, release, whole_lines
+from fastconv._kernels.blocks cimport (
+    Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, read_axis, read_images, whole_lines,
+)
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_RELU, fc_index, fc_kernels
+from fastconv._kernels.memory cimport Block, scratch
 
 ctypedef fused real:
     float
@@ -40,6 +44,8 @@ cdef fc_index SOURCE_BYTES = 1 << 19
 cdef fc_index KC_BYTES = 1 << 17
 # Result channels are few if so many times more would fit into one vector.
 cdef fc_index FEW = 4
+# So many pixels do not repay packing the filters: they are read where they lie.
+cdef fc_index PIXELS_TO_PACK = 256
 # Work is cut into at least this many tasks where the shape allows; more would only repeat the source's copy.
 cdef fc_index TASKS = 16
 # All partial filter gradients together.
@@ -48,22 +54,25 @@ cdef fc_index PARTIAL_BYTES = 1 << 22
 cdef struct Job:
     const fc_kernels *fc
     fc_index size                     # bytes of an element
-    const char *x                     # [n][h][w][c] source
-    char *y                           # [n][yh][yw][k] result (filter_gradient: the output's gradient, only read)
-    fc_index n, h, w, c, yh, yw, k
+    Images x                          # source
+    fc_index yh, yw, k                # of the result (filter_gradient: of the output's gradient)
     Axis v, u                         # vertical, horizontal
-    fc_index depth                    # taps * c: the length of a window
-    fc_index vectors, panels
+    fc_index depth                    # taps * channels: the length of a window
+    Panels panels
     # units
     fc_index images, rows, columns    # of a whole unit
     fc_index units_n, units_v, units_u, units
-    bint copies                       # the source is copied, into [images][buffer_h][buffer_w][c]
-    fc_index buffer_h, buffer_w
+    bint copies                       # the source is copied, into [images][buffer_h][buffer_w][channels]
+    fc_index buffer_h, buffer_w, buffer_bytes
     fc_index *row                     # [images * rows * columns] source offset of a unit's pixel
     fc_index *place                   # [the same] result offset
     fc_index *col                     # [depth] source offset of (tap, channel) from a pixel
     # correlate
+    char *y                           # [n][yh][yw][k]
+    uint8_t *where                    # the same of a pool's bytes
+    bint pools                        # y is the 2x2 pool of the result
     const char *filters               # HWIO
+    bint in_place                     # whole panels of the filters are not packed
     char *packed
     const char *bias
     int flags
@@ -73,14 +82,15 @@ cdef struct Job:
     bint few                          # result channels
     fc_index run                      # window elements that lie side by side in the source
     # filter_gradient
+    Images dy
     fc_index chunks, parts            # of the units, of the window's elements
     char *dw                          # [depth][k]
     char *partial                     # [chunks - 1][depth][k]
 
 cdef struct Unit:
-    fc_index pixels
+    fc_index n0, r0, q0               # first image, row, column
+    fc_index images, rows, columns, pixels
     const char *x                     # row[] and col[] count from here
-    char *y                           # place[] counts from here
 
 
 # ------------------------------------------------------------------------------------------------ planning
@@ -94,74 +104,69 @@ cdef inline fc_index span(const Axis *a, fc_index count) noexcept nogil:
 
 
 cdef void plan_units(Job *job) noexcept nogil:
-    cdef fc_index columns = job.u.count, rows = job.v.count, per_image = rows * columns, row_bytes = job.c * job.size
-    job.columns = ceil_div(columns, ceil_div(columns, 4 * PIXELS))
-    while job.columns > 1 and span(&job.u, job.columns) * job.v.extent * row_bytes > SOURCE_BYTES:
-        job.columns = ceil_div(job.columns, 2)
+    cdef fc_index columns = job.u.count, rows = job.v.count, per_image = rows * columns, row_bytes = job.x.c * job.size
+    job.columns = columns
     job.rows = 1
+    if not job.pools:
+        job.columns = ceil_div(columns, ceil_div(columns, 4 * PIXELS))
+        while job.columns > 1 and span(&job.u, job.columns) * job.v.extent * row_bytes > SOURCE_BYTES:
+            job.columns = ceil_div(job.columns, 2)
     if job.columns == columns:
         job.rows = ceil_div(rows, ceil_div(rows, max(PIXELS // columns, 1)))
         while job.rows > 1 and span(&job.u, columns) * span(&job.v, job.rows) * row_bytes > SOURCE_BYTES:
             job.rows = ceil_div(job.rows, 2)
+    if job.pools:  # a window's two rows belong to one unit
+        job.rows = min(rows, ceil_div(job.rows, 2) * 2)
     job.images = 1
     if job.rows * job.columns == per_image:
-        job.images = max(1, min(PIXELS // per_image, job.n))
+        job.images = max(1, min(PIXELS // per_image, job.x.n))
         job.images = max(1, min(job.images, SOURCE_BYTES // max(1, span(&job.u, columns) * span(&job.v, rows) * row_bytes)))
-    job.units_n = ceil_div(job.n, job.images)
+    job.units_n = ceil_div(job.x.n, job.images)
     job.units_v = ceil_div(rows, job.rows)
     job.units_u = ceil_div(columns, job.columns)
     job.units = job.units_n * job.units_v * job.units_u
-    job.copies = not (stays_inside(&job.v, job.h) and stays_inside(&job.u, job.w))
+    job.copies = job.x.where != NULL or not (stays_inside(&job.v, job.x.h) and stays_inside(&job.u, job.x.w))
     job.buffer_h = span(&job.v, job.rows)
     job.buffer_w = span(&job.u, job.columns)
+    job.buffer_bytes = whole_lines(job.images * job.buffer_h * job.buffer_w * row_bytes) if job.copies else 0
 
 
-cdef int fill_tables(Job *job) except -1 nogil:
+cdef int fill_tables(Job *job) except -1:
     """The addresses of a window: pixel by pixel of a unit (row, place) and element by element (col)."""
     cdef fc_index pixels = job.images * job.rows * job.columns
-    cdef fc_index pitch = job.buffer_w if job.copies else job.w
-    cdef fc_index lines = job.buffer_h if job.copies else job.h
+    cdef fc_index pitch = job.buffer_w if job.copies else job.x.w
+    cdef fc_index lines = job.buffer_h if job.copies else job.x.h
     cdef fc_index image, r, q, a, b, channel, i = 0
     job.row = <fc_index *>malloc((2 * pixels + job.depth + 1) * sizeof(fc_index))
     if job.row == NULL:
-        with gil:
-            raise MemoryError("fastconv: no memory for the tables of a convolution")
+        raise MemoryError("fastconv: no memory for the tables of a convolution")
     job.place = job.row + pixels
     job.col = job.place + pixels
     for image in range(job.images):
         for r in range(job.rows):
             for q in range(job.columns):
-                job.row[i] = ((image * lines + r * job.v.step) * pitch + q * job.u.step) * job.c
+                job.row[i] = ((image * lines + r * job.v.step) * pitch + q * job.u.step) * job.x.c
                 job.place[i] = ((image * job.yh + r * job.v.place_step) * job.yw + q * job.u.place_step) * job.k
+                if job.pools:  # first into scratch memory
+                    job.place[i] = i * job.k
                 i += 1
     i = 0
     for a in range(job.v.taps):
         for b in range(job.u.taps):
-            for channel in range(job.c):
-                job.col[i] = (job.v.offset[a] * pitch + job.u.offset[b]) * job.c + channel
+            for channel in range(job.x.c):
+                job.col[i] = (job.v.offset[a] * pitch + job.u.offset[b]) * job.x.c + channel
                 i += 1
     return 0
 
 
-cdef void start_job(Job *job, fc_index size, fc_index k) noexcept nogil:
+cdef int plan(Job *job, fc_index size, fc_index k, vertical, horizontal) except -1:
     job.fc, job.size, job.k = kernels_for(size), size, k
-    job.vectors = ceil_div(k, job.fc.vl)
-    job.panels = ceil_div(job.vectors, job.fc.max_vectors)
-
-
-cdef int plan(Job *job, vertical, horizontal) except -1:
+    job.panels = cut_panels(job.fc, k)
     read_axis(&job.v, vertical)
     read_axis(&job.u, horizontal)
-    job.depth = job.v.taps * job.u.taps * job.c
-    job.run = job.c * job.u.taps if job.u.extent == job.u.taps else job.c
-    job.few = FEW * job.k <= job.fc.vl <= job.run
+    job.depth = job.v.taps * job.u.taps * job.x.c
     plan_units(job)
-    return 0
-
-
-cdef inline fc_index panel_start(const Job *job, fc_index panel) noexcept nogil:
-    """In vectors: panels share the vectors out evenly, so none is much narrower than the others."""
-    return panel * job.vectors // job.panels
+    return fill_tables(job)
 
 
 cdef void free_job(Job *job) noexcept nogil:
@@ -175,24 +180,22 @@ cdef void free_job(Job *job) noexcept nogil:
 cdef Unit open_unit(const Job *job, fc_index index, char *buffer) noexcept nogil:
     """The unit's addresses; copies its source into the buffer where windows reach over the border."""
     cdef Unit unit
-    cdef fc_index i, pixel_bytes = job.c * job.size
-    cdef fc_index q0 = index % job.units_u * job.columns
-    cdef fc_index r0 = index // job.units_u % job.units_v * job.rows
-    cdef fc_index n0 = index // (job.units_u * job.units_v) * job.images
-    cdef fc_index columns = min(job.columns, job.u.count - q0)
-    cdef fc_index rows = min(job.rows, job.v.count - r0)
-    cdef fc_index images = min(job.images, job.n - n0)
-    cdef fc_index top = job.v.origin + r0 * job.v.step, left = job.u.origin + q0 * job.u.step
-    unit.pixels = images * rows * columns
-    unit.y = job.y + (((n0 * job.yh + job.v.place + r0 * job.v.place_step) * job.yw
-                       + job.u.place + q0 * job.u.place_step) * job.k) * job.size
+    cdef fc_index i, top, left, pixel_bytes = job.x.c * job.size
+    unit.q0 = index % job.units_u * job.columns
+    unit.r0 = index // job.units_u % job.units_v * job.rows
+    unit.n0 = index // (job.units_u * job.units_v) * job.images
+    unit.columns = min(job.columns, job.u.count - unit.q0)
+    unit.rows = min(job.rows, job.v.count - unit.r0)
+    unit.images = min(job.images, job.x.n - unit.n0)
+    unit.pixels = unit.images * unit.rows * unit.columns
+    top, left = job.v.origin + unit.r0 * job.v.step, job.u.origin + unit.q0 * job.u.step
     if not job.copies:
-        unit.x = job.x + ((n0 * job.h + top) * job.w + left) * pixel_bytes
+        unit.x = job.x.data + ((unit.n0 * job.x.h + top) * job.x.w + left) * pixel_bytes
         return unit
     unit.x = buffer
-    for i in range(images):
-        copy_window(buffer + i * job.buffer_h * job.buffer_w * pixel_bytes, job.x + (n0 + i) * job.h * job.w * pixel_bytes,
-                    job.h, job.w, pixel_bytes, top, left, span(&job.v, rows), job.buffer_w)
+    for i in range(unit.images):
+        copy_window(job.fc, buffer + i * job.buffer_h * job.buffer_w * pixel_bytes, &job.x, unit.n0 + i, top, left,
+                    span(&job.v, unit.rows), job.buffer_w, 0, job.x.c)
     return unit
 
 
@@ -201,93 +204,116 @@ cdef Unit open_unit(const Job *job, fc_index index, char *buffer) noexcept nogil
 cdef void pack_tap(const Job *job, fc_index task) noexcept nogil:
     """One tap of one panel of the filters."""
     cdef fc_index panel = task // (job.v.taps * job.u.taps), t = task % (job.v.taps * job.u.taps)
-    cdef fc_index first = panel_start(job, panel) * job.fc.vl
-    cdef fc_index width = panel_start(job, panel + 1) * job.fc.vl - first
+    cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
+    cdef fc_index n = panel_channels(&job.panels, first, first + width), j
     cdef fc_index tap = job.v.tap[t // job.u.taps] * job.filter_w + job.u.tap[t % job.u.taps]
-    cdef fc_index n = min(width, job.k - first)
-    cdef const char *w = job.filters + tap * job.c * job.k * job.size
-    cdef char *b = job.packed + (job.depth * first + t * job.c * width) * job.size
-    cdef fc_index j
+    cdef const char *w = job.filters + tap * job.x.c * job.k * job.size
+    cdef char *b = job.packed + (job.depth * first + t * job.x.c * width) * job.size
     if job.few:
         for j in range(job.k):
-            b = job.packed + (job.depth * j + t * job.c) * job.size
+            b = job.packed + (job.depth * j + t * job.x.c) * job.size
             if job.transposed:
-                job.fc.pack(b, w + j * job.c * job.size, job.c, 1, 1, 1, 0)
+                job.fc.pack(b, w + j * job.x.c * job.size, job.x.c, 1, 1, 1, 0)
             else:
-                job.fc.pack(b, w + j * job.size, job.c, 1, 1, job.k, 0)
+                job.fc.pack(b, w + j * job.size, job.x.c, 1, 1, job.k, 0)
     elif job.transposed:
-        job.fc.pack(b, w + first * job.c * job.size, job.c, n, width, 1, job.c)
-    else:
-        job.fc.pack(b, w + first * job.size, job.c, n, width, job.k, 1)
+        job.fc.pack(b, w + first * job.x.c * job.size, job.x.c, n, width, 1, job.x.c)
+    elif not job.in_place or n < width:
+        job.fc.pack(b, w + first * job.size, job.x.c, n, width, job.k, 1)
+
+
+cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index panel) noexcept nogil:
+    """One panel of a unit's result, block of the window by block."""
+    cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
+    cdef fc_index n = panel_channels(&job.panels, first, first + width), ldb = width, p = 0, depth, flags
+    cdef const char *b = job.packed + job.depth * first * job.size
+    cdef const char *bias = job.bias + first * job.size if job.bias != NULL else NULL
+    if job.in_place and n == width:
+        b, ldb = job.filters + first * job.size, job.k
+    while True:
+        # The first block overwrites, the last one finishes with bias and activation.
+        depth = min(max(1, KC_BYTES // (width * job.size)), job.depth - p)
+        flags = FC_ACCUMULATE if p > 0 else 0
+        if p + depth == job.depth:
+            flags |= job.flags
+        job.fc.gemm(y + first * job.size, job.place, unit.x, job.row, unit.pixels, job.col + p, depth, b + p * ldb * job.size,
+                    ldb, width // job.fc.vl, n, bias, flags)
+        p += depth
+        if p >= job.depth:
+            break
 
 
 cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept nogil:
     cdef Unit unit = open_unit(job, task // job.groups, buffer)
-    cdef fc_index group = task % job.groups
-    cdef fc_index panel, first, vectors, width, depth, p, flags
+    cdef fc_index group = task % job.groups, i, panel, at
+    cdef fc_index first_panel = group * job.panels.count // job.groups, last_panel = (group + 1) * job.panels.count // job.groups
+    cdef fc_index first = panel_start(&job.panels, first_panel)
+    cdef fc_index n = panel_channels(&job.panels, first, panel_start(&job.panels, last_panel))
+    cdef char *dense = buffer + job.buffer_bytes
+    cdef char *y = dense
+    if not job.pools:
+        y = job.y + (((unit.n0 * job.yh + job.v.place + unit.r0 * job.v.place_step) * job.yw
+                      + job.u.place + unit.q0 * job.u.place_step) * job.k) * job.size
     if job.few:
-        job.fc.dots(unit.y, job.place, unit.x, job.row, unit.pixels, job.col, job.depth, job.run, job.packed, job.k, job.bias,
+        job.fc.dots(y, job.place, unit.x, job.row, unit.pixels, job.col, job.depth, job.run, job.packed, job.k, job.bias,
                     job.flags)
-        return
-    for panel in range(group * job.panels // job.groups, (group + 1) * job.panels // job.groups):
-        vectors = panel_start(job, panel + 1) - panel_start(job, panel)
-        first = panel_start(job, panel) * job.fc.vl
-        width = vectors * job.fc.vl
-        depth = max(1, KC_BYTES // (width * job.size))
-        p = 0
-        while True:
-            # The first block overwrites, the last one finishes with bias and activation.
-            depth = min(depth, job.depth - p)
-            flags = FC_ACCUMULATE if p > 0 else 0
-            if p + depth == job.depth:
-                flags |= job.flags
-            job.fc.gemm(unit.y + first * job.size, job.place, unit.x, job.row, unit.pixels, job.col + p, depth,
-                        job.packed + (job.depth * first + p * width) * job.size, width, vectors,
-                        min(width, job.k - first), job.bias + first * job.size if job.bias != NULL else NULL, flags)
-            p += depth
-            if p >= job.depth:
-                break
+    else:
+        for panel in range(first_panel, last_panel):
+            multiply(job, &unit, y, panel)
+    if job.pools:
+        for i in range(unit.images):
+            at = (((unit.n0 + i) * job.yh + unit.r0 // 2) * job.yw + unit.q0 // 2) * job.k + first
+            job.fc.pool_windows(job.y + at * job.size, job.where + at if job.where != NULL else NULL, job.yw * job.k, job.k,
+                                dense + (i * unit.rows * unit.columns * job.k + first) * job.size, unit.columns * job.k, job.k,
+                                min(unit.rows, 2 * job.yh - unit.r0), min(unit.columns, 2 * job.yw - unit.q0), n)
 
 
 cdef int run_correlate(Job *job, int num_threads) except -1:
-    cdef fc_index i, taps = job.v.taps * job.u.taps, packed_bytes, buffer_bytes
-    cdef char *scratch
-    job.groups = min(job.panels, ceil_div(TASKS, max(job.units, 1)))
-    packed_bytes = whole_lines(job.depth * job.vectors * job.fc.vl * job.size)
-    buffer_bytes = whole_lines(job.images * job.buffer_h * job.buffer_w * job.c * job.size) if job.copies else 0
-    with nogil:
-        fill_tables(job)
-        scratch = allocate(packed_bytes + num_threads * buffer_bytes)
-        job.packed = scratch
-        with parallel(num_threads=num_threads):
-            for i in prange(taps * job.panels, schedule="static"):
-                pack_tap(job, i)
-            for i in prange(job.units * job.groups, schedule="dynamic"):
-                correlate_unit(job, i, scratch + packed_bytes + threadid() * buffer_bytes)
-        release(scratch)
+    cdef fc_index i, taps = job.v.taps * job.u.taps, packed_bytes, thread_bytes
+    cdef Block block
+    cdef char *data
+    job.groups = min(job.panels.count, ceil_div(TASKS, max(job.units, 1)))
+    job.run = job.x.c * job.u.taps if job.u.extent == job.u.taps else job.x.c
+    job.few = FEW * job.k <= job.fc.vl <= job.run
+    job.in_place = not job.transposed and job.x.n * job.v.count * job.u.count <= PIXELS_TO_PACK
+    packed_bytes = whole_lines(job.depth * job.panels.vectors * job.fc.vl * job.size)
+    thread_bytes = job.buffer_bytes
+    if job.pools:
+        thread_bytes += whole_lines(job.images * job.rows * job.columns * job.k * job.size)
+    block = scratch(packed_bytes + num_threads * thread_bytes)
+    data = block.data
+    job.packed = data
+    with nogil, parallel(num_threads=num_threads):
+        for i in prange(taps * job.panels.count, schedule="static"):
+            pack_tap(job, i)
+        for i in prange(job.units * job.groups, schedule="dynamic"):
+            correlate_unit(job, i, data + packed_bytes + threadid() * thread_bytes)
     return 0
 
 
 def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :, :, ::1] filters, const real[::1] bias,
-              bint relu, vertical, horizontal, bint transposed, int num_threads):
+              bint relu, vertical, horizontal, bint transposed, int num_threads, *, bint pools=False,
+              uint8_t[:, :, :, ::1] where=None, unpool=None):
     """y = the correlation of x with HWIO filters along two geometry.Sweeps, + bias (or None), relu.
 
     Only the result pixels that the sweeps name are written.  transposed: x has the filters' output channels and y their
-    input channels.
+    input channels.  pools: y is the 2x2 max pool of that, and where its bytes if they are wanted; the sweeps are a forward
+    pass'.  unpool: (where, scale, height, width) if x is the gradient of such a pool's results.
     """
     cdef Job job
     memset(&job, 0, sizeof(Job))
-    start_job(&job, sizeof(real), y.shape[3])
-    job.x, job.y, job.filters = <const char *>&x[0, 0, 0, 0], <char *>&y[0, 0, 0, 0], <const char *>&filters[0, 0, 0, 0]
-    job.n, job.h, job.w, job.c = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
-    job.yh, job.yw = y.shape[1], y.shape[2]
-    job.filter_w, job.transposed = filters.shape[1], transposed
+    read_images(&job.x, <const char *>&x[0, 0, 0, 0], sizeof(real), unpool, x.shape[0], x.shape[1], x.shape[2], x.shape[3])
+    job.y, job.yh, job.yw = <char *>&y[0, 0, 0, 0], y.shape[1], y.shape[2]
+    job.pools = pools
+    if where is not None:
+        job.where = &where[0, 0, 0, 0]
+    job.filters, job.filter_w, job.transposed = <const char *>&filters[0, 0, 0, 0], filters.shape[1], transposed
     job.flags = FC_RELU if relu else 0
     if bias is not None:
         job.bias = <const char *>&bias[0]
         job.flags |= FC_BIAS
     try:
-        plan(&job, vertical, horizontal)
+        plan(&job, sizeof(real), y.shape[3], vertical, horizontal)
         run_correlate(&job, num_threads)
     finally:
         free_job(&job)
@@ -295,31 +321,46 @@ def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :,
 
 # ------------------------------------------------------------------------------------------------ filter gradient
 
-cdef void filter_gradient_task(const Job *job, const fc_index *dw_row, fc_index task, char *buffer,
-                               fc_index buffer_bytes) noexcept nogil:
+cdef const char *gradient_rows(const Job *job, const Unit *unit, fc_index first, fc_index width, char *packed,
+                               fc_index *ldb) noexcept nogil:
+    """The unit's pixels of channels first .. first + width - 1 of dy, as rows that gemm can read."""
+    cdef fc_index n = panel_channels(&job.panels, first, first + width), i, at
+    cdef const char *b
+    ldb[0] = width
+    if job.dy.where != NULL:
+        for i in range(unit.images):
+            at = (unit.n0 + i) * job.dy.gh * job.dy.gw * job.k + first
+            job.fc.unpool(packed + i * unit.rows * unit.columns * width * job.size, unit.columns * width, width,
+                          job.dy.data + at * job.size, job.dy.where + at, job.dy.gh, job.dy.gw, job.k, unit.r0, unit.q0,
+                          unit.rows, unit.columns, n, job.dy.scale)
+        return packed
+    b = job.dy.data + (((unit.n0 * job.yh + unit.r0) * job.yw + unit.q0) * job.k + first) * job.size
+    if n < width or job.k * job.size % 64:
+        # Whole vectors must be readable, and rows that start anywhere in a cache line are slow to read again and again.
+        job.fc.pack(packed, b, unit.pixels, n, width, job.k, 1)
+        return packed
+    ldb[0] = job.k
+    return b
+
+
+cdef void filter_gradient_task(const Job *job, const fc_index *dw_row, fc_index task, char *buffer) noexcept nogil:
     """The units of one chunk, for one group of panels and one part of the window's elements."""
     cdef fc_index part = task % job.parts, group = task // job.parts % job.groups, chunk = task // (job.parts * job.groups)
     cdef fc_index p0 = part * job.depth // job.parts, p1 = (part + 1) * job.depth // job.parts
     cdef fc_index first_unit = chunk * job.units // job.chunks, last_unit = (chunk + 1) * job.units // job.chunks
     cdef char *dw = job.dw if chunk == 0 else job.partial + (chunk - 1) * job.depth * job.k * job.size
-    cdef char *packed = buffer + buffer_bytes
     cdef const char *b
-    cdef fc_index index, panel, first, vectors, width, n, ldb
+    cdef fc_index index, panel, first, width, ldb
     cdef Unit unit
     for index in range(first_unit, last_unit):
         unit = open_unit(job, index, buffer)
-        for panel in range(group * job.panels // job.groups, (group + 1) * job.panels // job.groups):
-            vectors = panel_start(job, panel + 1) - panel_start(job, panel)
-            first = panel_start(job, panel) * job.fc.vl
-            width = vectors * job.fc.vl
-            n = min(width, job.k - first)
-            b, ldb = unit.y + first * job.size, job.k
-            if n < width or job.k * job.size % 64:
-                # Whole vectors must be readable, and rows that start anywhere in a cache line are slow to read again and again.
-                job.fc.pack(packed, b, unit.pixels, n, width, ldb, 1)
-                b, ldb = packed, width
+        for panel in range(group * job.panels.count // job.groups, (group + 1) * job.panels.count // job.groups):
+            first = panel_start(&job.panels, panel)
+            width = panel_start(&job.panels, panel + 1) - first
+            b = gradient_rows(job, &unit, first, width, buffer + job.buffer_bytes, &ldb)
             job.fc.gemm(dw + first * job.size, dw_row + p0, unit.x, job.col + p0, p1 - p0, job.row, unit.pixels, b, ldb,
-                        vectors, n, NULL, FC_ACCUMULATE if index > first_unit else 0)
+                        width // job.fc.vl, panel_channels(&job.panels, first, first + width), NULL,
+                        FC_ACCUMULATE if index > first_unit else 0)
 
 
 cdef void add_chunks(const Job *job, fc_index piece) noexcept nogil:
@@ -331,44 +372,45 @@ cdef void add_chunks(const Job *job, fc_index piece) noexcept nogil:
 
 
 cdef int run_filter_gradient(Job *job, int num_threads) except -1:
-    cdef fc_index i, splits, gradient_bytes = job.depth * job.k * job.size, partial_bytes, buffer_bytes, thread_bytes
+    cdef fc_index i, splits, gradient_bytes = job.depth * job.k * job.size, partial_bytes, thread_bytes
     cdef fc_index *dw_row
-    cdef char *scratch
+    cdef Block block
+    cdef char *data
     job.chunks = max(1, min(min(job.units, TASKS), 1 + PARTIAL_BYTES // gradient_bytes))
     splits = ceil_div(TASKS, job.chunks)
-    job.groups = min(job.panels, splits)
+    job.groups = min(job.panels.count, splits)
     job.parts = min(ceil_div(splits, job.groups), job.depth)
     partial_bytes = whole_lines((job.chunks - 1) * gradient_bytes)
-    buffer_bytes = whole_lines(job.images * job.buffer_h * job.buffer_w * job.c * job.size) if job.copies else 0
-    thread_bytes = buffer_bytes + whole_lines(
+    thread_bytes = job.buffer_bytes + whole_lines(
         job.images * job.rows * job.columns * job.fc.max_vectors * job.fc.vl * job.size)
+    block = scratch(partial_bytes + num_threads * thread_bytes + job.depth * sizeof(fc_index))
+    data = block.data
+    job.partial = data
+    dw_row = <fc_index *>(data + partial_bytes + num_threads * thread_bytes)
     with nogil:
-        fill_tables(job)
-        scratch = allocate(partial_bytes + num_threads * thread_bytes + job.depth * sizeof(fc_index))
-        job.partial = scratch
-        dw_row = <fc_index *>(scratch + partial_bytes + num_threads * thread_bytes)
         for i in range(job.depth):
             dw_row[i] = i * job.k
         with parallel(num_threads=num_threads):
             for i in prange(job.chunks * job.groups * job.parts, schedule="dynamic"):
-                filter_gradient_task(job, dw_row, i, scratch + partial_bytes + threadid() * thread_bytes, buffer_bytes)
+                filter_gradient_task(job, dw_row, i, data + partial_bytes + threadid() * thread_bytes)
             for i in prange(TASKS, schedule="static"):
                 add_chunks(job, i)
-        release(scratch)
     return 0
 
 
 def filter_gradient(real[:, :, :, ::1] dw, const real[:, :, :, ::1] x, const real[:, :, :, ::1] dy, vertical, horizontal,
-                    int num_threads):
-    """dw (HWIO) of the convolution of x along two geometry.Sweeps with the output gradient dy."""
+                    int num_threads, *, unpool=None):
+    """dw (HWIO) of the convolution of x along two geometry.Sweeps with the output gradient dy.
+
+    unpool: (where, scale, height, width) if dy is the gradient of the 2x2 pool of the convolution's height x width results.
+    """
     cdef Job job
     memset(&job, 0, sizeof(Job))
-    start_job(&job, sizeof(real), dy.shape[3])
-    job.x, job.y, job.dw = <const char *>&x[0, 0, 0, 0], <char *>&dy[0, 0, 0, 0], <char *>&dw[0, 0, 0, 0]
-    job.n, job.h, job.w, job.c = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
-    job.yh, job.yw = dy.shape[1], dy.shape[2]
+    read_images(&job.x, <const char *>&x[0, 0, 0, 0], sizeof(real), None, x.shape[0], x.shape[1], x.shape[2], x.shape[3])
+    read_images(&job.dy, <const char *>&dy[0, 0, 0, 0], sizeof(real), unpool, dy.shape[0], dy.shape[1], dy.shape[2], dy.shape[3])
+    job.dw, job.yh, job.yw = <char *>&dw[0, 0, 0, 0], job.dy.h, job.dy.w
     try:
-        plan(&job, vertical, horizontal)
+        plan(&job, sizeof(real), dy.shape[3], vertical, horizontal)
         run_filter_gradient(&job, num_threads)
     finally:
         free_job(&job)

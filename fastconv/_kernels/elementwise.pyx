@@ -1,6 +1,6 @@
 """Drivers of the passes over flat arrays: each cut into pieces of a few cache blocks, shared out among the threads."""
 from cython.parallel cimport parallel, prange
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from fastconv._kernels.dispatch cimport kernels_for
@@ -45,14 +45,18 @@ def relu_grad(real[::1] dx, const real[::1] dy, const real[::1] y, int num_threa
             fc.relu_grad(pdx + i * PIECE, pdy + i * PIECE, py + i * PIECE, length(n, i))
 
 
-def dropout(real[::1] y, const real[::1] x, uint64_t seed, uint64_t threshold, double scale, int num_threads):
+def dropout(real[::1] y, const real[::1] x, uint64_t seed, uint64_t threshold, double scale, int num_threads,
+            uint8_t[::1] where=None):
+    """where: a pool's bytes of the same elements, which become FC_DEAD where an element is dropped."""
     cdef const fc_kernels *fc = kernels_for(sizeof(real))
     cdef fc_index i, n = x.shape[0]
     cdef real *py = &y[0]
     cdef const real *px = &x[0]
+    cdef uint8_t *bytes = NULL if where is None else &where[0]
     with nogil, parallel(num_threads=num_threads):
         for i in prange(pieces(n), schedule="static"):
-            fc.dropout(py + i * PIECE, px + i * PIECE, length(n, i), i * PIECE // 4, seed, threshold, scale)
+            fc.dropout(py + i * PIECE, bytes + i * PIECE if bytes != NULL else NULL, px + i * PIECE, length(n, i),
+                       i * PIECE // 4, seed, threshold, scale)
 
 
 def bias_add(real[:, ::1] y, const real[:, ::1] x, const real[::1] bias, int num_threads):

@@ -1,5 +1,5 @@
 # The C API of src_c, as Cython sees it.  The contracts stand in src_c/fastconv.h.
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 cdef extern from "fastconv.h" nogil:
     ctypedef Py_ssize_t fc_index
@@ -34,13 +34,18 @@ cdef extern from "fastconv.h" nogil:
         void (*max_pool_grad_row)(void *dx, const void *x, const void *y, const void *dy, fc_index x_row, fc_index h,
                                   const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c,
                                   fc_index count) noexcept nogil
+        void (*pool_windows)(void *y, uint8_t *where, fc_index y_row, fc_index y_pixel, const void *x, fc_index x_row,
+                             fc_index x_pixel, fc_index rows, fc_index columns, fc_index n) noexcept nogil
+        void (*unpool)(void *dy, fc_index dy_row, fc_index dy_pixel, const void *g, const uint8_t *where, fc_index gh,
+                       fc_index gw, fc_index c, fc_index top, fc_index left, fc_index rows, fc_index columns, fc_index n,
+                       double scale) noexcept nogil
         void (*relu)(void *y, const void *x, fc_index n) noexcept nogil
         void (*relu_grad)(void *dx, const void *dy, const void *y, fc_index n) noexcept nogil
         void (*add)(void *y, const void *x, fc_index n) noexcept nogil
         void (*bias_add)(void *y, const void *x, const void *bias, fc_index rows, fc_index c) noexcept nogil
         void (*column_sum)(void *sum, const void *x, fc_index rows, fc_index c) noexcept nogil
-        void (*dropout)(void *y, const void *x, fc_index n, uint64_t block, uint64_t seed, uint64_t threshold,
-                        double scale) noexcept nogil
+        void (*dropout)(void *y, uint8_t *where, const void *x, fc_index n, uint64_t block, uint64_t seed,
+                        uint64_t threshold, double scale) noexcept nogil
         void (*adam)(void *p, const void *g, void *m, void *v, fc_index n, double rate, double b1, double b2,
                      double epsilon) noexcept nogil
         void (*sgd)(void *p, const void *g, void *v, fc_index n, double rate, double momentum) noexcept nogil

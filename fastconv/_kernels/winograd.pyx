@@ -15,12 +15,16 @@ A block's V and S stay in the second-level cache from one step to the next: writ
 saves.  The formulas are in src_c/winograd_tmpl.h.  As in conv2d.pyx, shapes alone decide what is summed in which order.
 """
 from cython.parallel cimport parallel, prange, threadid
+from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from fastconv._kernels.blocks cimport Axis, allocate, ceil_div, copy_window, read_axis, release, whole_lines
+from fastconv._kernels.blocks cimport (
+    Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, read_axis, read_images, whole_lines,
+)
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_RELU, fc_index, fc_kernels
+from fastconv._kernels.memory cimport Block, scratch
 
 ctypedef fused real:
     float
@@ -47,14 +51,14 @@ cdef fc_index FILTER_ROWS = 16
 cdef struct Job:
     const fc_kernels *fc
     fc_index size                     # bytes of an element
-    const char *x                     # [n][h][w][c] source
-    char *y                           # [n][yh][yw][k] result (filter_gradient: the output's gradient, only read)
-    fc_index n, h, w, c, yh, yw, k
+    Images x                          # source
+    fc_index c, k                     # channels of the source, of the result
     Axis v, u                         # vertical, horizontal
     fc_index taps, m                  # of the filter, of a result tile
     fc_index tiles_v, tiles_u, tiles
     fc_index block, blocks            # tiles of a block
-    fc_index vectors, panels, width   # width: of the widest panel, in elements
+    Panels panels
+    fc_index width                    # of the widest panel
     fc_index groups                   # of panels, each a task of its own
     fc_index part_c, parts            # filter_gradient: channels of a task (correlate: all, in whole vectors)
     fc_index *row                     # [block] a tile's row of V
@@ -62,6 +66,10 @@ cdef struct Job:
     fc_index *count                   # [max(c, k)] 0, 1, 2, ..
     fc_index *dw_row                  # [c] a channel's row of a gradient's S
     # correlate
+    char *y                           # [n][yh][yw][k]
+    uint8_t *where                    # the same of a pool's bytes
+    bint pools                        # y is the 2x2 pool of the result
+    fc_index yh, yw
     const char *filters               # HWIO
     char *transformed                 # U
     fc_index plane_u
@@ -69,34 +77,31 @@ cdef struct Job:
     int flags
     bint transposed
     # filter_gradient
+    Images dy
     fc_index chunks, whole_k          # k in whole vectors
     char *sums                        # [chunks][36][c][whole_k]
-
-
-cdef inline fc_index panel_start(const Job *job, fc_index panel) noexcept nogil:
-    return panel * job.vectors // job.panels
 
 
 cdef inline fc_index whole_vectors(const Job *job, fc_index n) noexcept nogil:
     return ceil_div(n, job.fc.vl) * job.fc.vl
 
 
-cdef int plan(Job *job, vertical, horizontal) except -1:
+cdef int plan(Job *job, fc_index size, fc_index k, vertical, horizontal) except -1:
     cdef fc_index i, tile_bytes
+    job.fc, job.size, job.c, job.k = kernels_for(size), size, job.x.c, k
     read_axis(&job.v, vertical)
     read_axis(&job.u, horizontal)
     job.taps, job.m = job.v.taps, EDGE + 1 - job.v.taps
     job.tiles_v, job.tiles_u = ceil_div(job.v.count, job.m), ceil_div(job.u.count, job.m)
-    job.tiles = job.n * job.tiles_v * job.tiles_u
-    job.vectors = ceil_div(job.k, job.fc.vl)
-    job.panels = ceil_div(job.vectors, job.fc.max_vectors)
-    job.width = ceil_div(job.vectors, job.panels) * job.fc.vl
-    job.part_c, job.parts, job.whole_k = whole_vectors(job, job.c), 1, job.vectors * job.fc.vl
+    job.tiles = job.x.n * job.tiles_v * job.tiles_u
+    job.panels = cut_panels(job.fc, job.k)
+    job.width = ceil_div(job.panels.vectors, job.panels.count) * job.fc.vl
+    job.part_c, job.parts, job.whole_k = whole_vectors(job, job.c), 1, whole_vectors(job, job.k)
     tile_bytes = POINTS * (job.part_c + job.width) * job.size
     job.block = max(LEAST_TILES, min(MOST_TILES, BLOCK_BYTES // tile_bytes)) // 6 * 6
     job.block = max(1, min(job.block, ceil_div(job.tiles, TASKS)))
     job.blocks = ceil_div(job.tiles, job.block)
-    job.groups = min(job.panels, ceil_div(TASKS, job.blocks))
+    job.groups = min(job.panels.count, ceil_div(TASKS, job.blocks))
     job.row = <fc_index *>malloc((2 * job.block + 2 * max(job.c, job.k)) * sizeof(fc_index))
     if job.row == NULL:
         raise MemoryError("fastconv: no memory for the tables of a convolution")
@@ -127,14 +132,14 @@ cdef void free_job(Job *job) noexcept nogil:
 cdef void transform_source(const Job *job, fc_index tile, fc_index first_c, fc_index c, char *v, char *patch) noexcept nogil:
     """Channels first_c .. first_c + c - 1 of one tile's 6x6 pixels into v, a row of V."""
     cdef fc_index top = job.v.origin + tile // job.tiles_u % job.tiles_v * job.m
-    cdef fc_index left = job.u.origin + tile % job.tiles_u * job.m, pixel_bytes = job.c * job.size
-    cdef const char *image = job.x + tile // (job.tiles_u * job.tiles_v) * job.h * job.w * pixel_bytes
-    cdef fc_index plane = job.block * job.part_c
-    if top >= 0 and left >= 0 and top + EDGE <= job.h and left + EDGE <= job.w:
-        job.fc.winograd_data(v, plane, image + (top * job.w + left) * pixel_bytes + first_c * job.size, job.w * job.c, job.c, c)
+    cdef fc_index left = job.u.origin + tile % job.tiles_u * job.m, image = tile // (job.tiles_u * job.tiles_v)
+    cdef fc_index plane = job.block * job.part_c, at
+    if job.x.where == NULL and top >= 0 and left >= 0 and top + EDGE <= job.x.h and left + EDGE <= job.x.w:
+        at = ((image * job.x.h + top) * job.x.w + left) * job.c + first_c
+        job.fc.winograd_data(v, plane, job.x.data + at * job.size, job.x.w * job.c, job.c, c)
     else:
-        copy_window(patch, image, job.h, job.w, pixel_bytes, top, left, EDGE, EDGE)
-        job.fc.winograd_data(v, plane, patch + first_c * job.size, EDGE * job.c, job.c, c)
+        copy_window(job.fc, patch, &job.x, image, top, left, EDGE, EDGE, first_c, c)
+        job.fc.winograd_data(v, plane, patch, EDGE * c, c, c)
 
 
 # ------------------------------------------------------------------------------------------------ correlate
@@ -143,8 +148,8 @@ cdef void transform_filters(const Job *job, fc_index task, char *buffer) noexcep
     """FILTER_ROWS source channels of one panel."""
     cdef fc_index pieces = ceil_div(job.c, FILTER_ROWS)
     cdef fc_index panel = task // pieces, c0 = task % pieces * FILTER_ROWS, rows = min(FILTER_ROWS, job.c - c0)
-    cdef fc_index first = panel_start(job, panel) * job.fc.vl, width = panel_start(job, panel + 1) * job.fc.vl - first
-    cdef fc_index a, b, r, n = min(width, job.k - first), tap_bytes = rows * width * job.size
+    cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
+    cdef fc_index a, b, r, n = panel_channels(&job.panels, first, first + width), tap_bytes = rows * width * job.size
     cdef const char *w
     cdef char *tap
     for a in range(job.taps):
@@ -160,21 +165,36 @@ cdef void transform_filters(const Job *job, fc_index task, char *buffer) noexcep
                                buffer + r * width * job.size, job.taps * rows * width, rows * width, width, <int>job.taps)
 
 
+cdef void finish_tile(const Job *job, fc_index tile, const char *s, fc_index plane, fc_index first, fc_index n,
+                      char *patch) noexcept nogil:
+    """From the points of one tile to its results, of n channels from `first` on; or to their pool."""
+    cdef fc_index image = tile // (job.tiles_u * job.tiles_v)
+    cdef fc_index top = tile // job.tiles_u % job.tiles_v * job.m, left = tile % job.tiles_u * job.m, at
+    cdef const char *bias = job.bias + first * job.size if job.bias != NULL else NULL
+    if not job.pools:
+        at = ((image * job.yh + top) * job.yw + left) * job.k + first
+        job.fc.winograd_result(job.y + at * job.size, job.yw * job.k, job.k, job.v.count - top, job.u.count - left, s, plane, n,
+                               bias, job.flags, <int>job.m)
+        return
+    at = ((image * job.yh + top // 2) * job.yw + left // 2) * job.k + first
+    job.fc.winograd_result(patch, job.m * n, n, job.m, job.m, s, plane, n, bias, job.flags, <int>job.m)
+    job.fc.pool_windows(job.y + at * job.size, job.where + at if job.where != NULL else NULL, job.yw * job.k, job.k, patch,
+                        job.m * n, n, min(job.m, min(job.v.count, 2 * job.yh) - top),
+                        min(job.m, min(job.u.count, 2 * job.yw) - left), n)
+
+
 cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept nogil:
     cdef fc_index group = task % job.groups, t0 = task // job.groups * job.block, tiles = min(job.block, job.tiles - t0)
     cdef fc_index plane_v = job.block * job.part_c, plane_s = job.block * job.width
     cdef char *v = buffer
     cdef char *s = v + POINTS * plane_v * job.size
     cdef char *patch = s + POINTS * plane_s * job.size
-    cdef fc_index t, p, c, panel, first, width, n, image, top, left
-    cdef const char *bias
+    cdef fc_index t, p, c, panel, first, width
     for t in range(tiles):
         transform_source(job, t0 + t, 0, job.c, v + t * job.part_c * job.size, patch)
-    for panel in range(group * job.panels // job.groups, (group + 1) * job.panels // job.groups):
-        first = panel_start(job, panel) * job.fc.vl
-        width = panel_start(job, panel + 1) * job.fc.vl - first
-        n = min(width, job.k - first)
-        bias = job.bias + first * job.size if job.bias != NULL else NULL
+    for panel in range(group * job.panels.count // job.groups, (group + 1) * job.panels.count // job.groups):
+        first = panel_start(&job.panels, panel)
+        width = panel_start(&job.panels, panel + 1) - first
         for p in range(POINTS):
             c = 0
             while c < job.c:
@@ -184,51 +204,48 @@ cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept 
                             width // job.fc.vl, width, NULL, FC_ACCUMULATE if c > 0 else 0)
                 c += CHANNEL_RUN
         for t in range(tiles):
-            image = (t0 + t) // (job.tiles_u * job.tiles_v)
-            top = (t0 + t) // job.tiles_u % job.tiles_v * job.m
-            left = (t0 + t) % job.tiles_u * job.m
-            job.fc.winograd_result(job.y + (((image * job.yh + top) * job.yw + left) * job.k + first) * job.size,
-                                   job.yw * job.k, job.k, job.v.count - top, job.u.count - left,
-                                   s + t * job.width * job.size, plane_s, n, bias, job.flags, <int>job.m)
+            finish_tile(job, t0 + t, s + t * job.width * job.size, plane_s, first,
+                        panel_channels(&job.panels, first, first + width), patch)
 
 
 cdef int run_correlate(Job *job, int num_threads) except -1:
     cdef fc_index i, u_bytes, filter_bytes, block_bytes, thread_bytes
-    cdef char *scratch
+    cdef Block block
+    cdef char *data
     set_part(job, job.part_c)
     job.plane_u = job.c * job.whole_k
     u_bytes = whole_lines(POINTS * job.plane_u * job.size)
     filter_bytes = job.taps * job.taps * FILTER_ROWS * job.width * job.size
-    block_bytes = (POINTS * job.block * (job.part_c + job.width) + POINTS * job.c) * job.size
+    block_bytes = POINTS * (job.block * (job.part_c + job.width) + max(job.c, job.width)) * job.size
     thread_bytes = whole_lines(max(filter_bytes, block_bytes))
-    with nogil:
-        scratch = allocate(u_bytes + num_threads * thread_bytes)
-        job.transformed = scratch
-        with parallel(num_threads=num_threads):
-            for i in prange(job.panels * ceil_div(job.c, FILTER_ROWS), schedule="static"):
-                transform_filters(job, i, scratch + u_bytes + threadid() * thread_bytes)
-            for i in prange(job.blocks * job.groups, schedule="dynamic"):
-                correlate_block(job, i, scratch + u_bytes + threadid() * thread_bytes)
-        release(scratch)
+    block = scratch(u_bytes + num_threads * thread_bytes)
+    data = block.data
+    job.transformed = data
+    with nogil, parallel(num_threads=num_threads):
+        for i in prange(job.panels.count * ceil_div(job.c, FILTER_ROWS), schedule="static"):
+            transform_filters(job, i, data + u_bytes + threadid() * thread_bytes)
+        for i in prange(job.blocks * job.groups, schedule="dynamic"):
+            correlate_block(job, i, data + u_bytes + threadid() * thread_bytes)
     return 0
 
 
 def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :, :, ::1] filters, const real[::1] bias,
-              bint relu, vertical, horizontal, bint transposed, int num_threads):
-    """As conv2d.correlate, along two geometry.Sweeps of step 1 and equally many adjacent taps, 2 .. 5."""
+              bint relu, vertical, horizontal, bint transposed, int num_threads, *, bint pools=False,
+              uint8_t[:, :, :, ::1] where=None, unpool=None):
+    """As conv2d.correlate, along two geometry.Sweeps of step 1 and equally many adjacent taps, 2 .. 5 (for a pool: 3 or 5)."""
     cdef Job job
     memset(&job, 0, sizeof(Job))
-    job.fc, job.size = kernels_for(sizeof(real)), sizeof(real)
-    job.x, job.y, job.filters = <const char *>&x[0, 0, 0, 0], <char *>&y[0, 0, 0, 0], <const char *>&filters[0, 0, 0, 0]
-    job.n, job.h, job.w, job.c = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
-    job.yh, job.yw, job.k = y.shape[1], y.shape[2], y.shape[3]
-    job.transposed = transposed
+    read_images(&job.x, <const char *>&x[0, 0, 0, 0], sizeof(real), unpool, x.shape[0], x.shape[1], x.shape[2], x.shape[3])
+    job.y, job.yh, job.yw, job.pools = <char *>&y[0, 0, 0, 0], y.shape[1], y.shape[2], pools
+    if where is not None:
+        job.where = &where[0, 0, 0, 0]
+    job.filters, job.transposed = <const char *>&filters[0, 0, 0, 0], transposed
     job.flags = FC_RELU if relu else 0
     if bias is not None:
         job.bias = <const char *>&bias[0]
         job.flags |= FC_BIAS
     try:
-        plan(&job, vertical, horizontal)
+        plan(&job, sizeof(real), y.shape[3], vertical, horizontal)
         run_correlate(&job, num_threads)
     finally:
         free_job(&job)
@@ -240,22 +257,21 @@ cdef void transform_gradient(const Job *job, fc_index tile, fc_index first, fc_i
                              char *patch) noexcept nogil:
     """Channels first .. first + n - 1 of one tile's m x m pixels of the output's gradient into w, a row of W."""
     cdef fc_index top = tile // job.tiles_u % job.tiles_v * job.m, left = tile % job.tiles_u * job.m
-    cdef fc_index pixel_bytes = job.k * job.size
-    cdef const char *image = job.y + tile // (job.tiles_u * job.tiles_v) * job.yh * job.yw * pixel_bytes
-    if top + job.m <= job.yh and left + job.m <= job.yw:
-        job.fc.winograd_filter(w, plane, image + (top * job.yw + left) * pixel_bytes + first * job.size, job.yw * job.k, job.k,
-                               n, <int>job.m)
+    cdef fc_index image = tile // (job.tiles_u * job.tiles_v), at
+    if job.dy.where == NULL and top + job.m <= job.dy.h and left + job.m <= job.dy.w:
+        at = ((image * job.dy.h + top) * job.dy.w + left) * job.k + first
+        job.fc.winograd_filter(w, plane, job.dy.data + at * job.size, job.dy.w * job.k, job.k, n, <int>job.m)
     else:
-        copy_window(patch, image, job.yh, job.yw, pixel_bytes, top, left, job.m, job.m)
-        job.fc.winograd_filter(w, plane, patch + first * job.size, job.m * job.k, job.k, n, <int>job.m)
+        copy_window(job.fc, patch, &job.dy, image, top, left, job.m, job.m, first, n)
+        job.fc.winograd_filter(w, plane, patch, job.m * n, n, n, <int>job.m)
 
 
 cdef void gradient_task(const Job *job, fc_index task, char *buffer) noexcept nogil:
     cdef fc_index part = task % job.parts, group = task // job.parts % job.groups, chunk = task // (job.parts * job.groups)
     cdef fc_index first_c = part * job.part_c, c = min(job.part_c, job.c - first_c)
-    cdef fc_index panel0 = group * job.panels // job.groups, panel1 = (group + 1) * job.panels // job.groups
-    cdef fc_index first_k = panel_start(job, panel0) * job.fc.vl
-    cdef fc_index group_k = panel_start(job, panel1) * job.fc.vl - first_k
+    cdef fc_index panel0 = group * job.panels.count // job.groups, panel1 = (group + 1) * job.panels.count // job.groups
+    cdef fc_index first_k = panel_start(&job.panels, panel0), group_k = panel_start(&job.panels, panel1) - first_k
+    cdef fc_index n = panel_channels(&job.panels, first_k, first_k + group_k)
     cdef fc_index first_block = chunk * job.blocks // job.chunks, last_block = (chunk + 1) * job.blocks // job.chunks
     cdef fc_index plane_v = job.block * job.part_c, plane_w = job.block * group_k
     cdef char *sums = job.sums + chunk * POINTS * job.c * job.whole_k * job.size
@@ -268,11 +284,11 @@ cdef void gradient_task(const Job *job, fc_index task, char *buffer) noexcept no
         tiles = min(job.block, job.tiles - t0)
         for t in range(tiles):
             transform_source(job, t0 + t, first_c, c, v + t * job.part_c * job.size, patch)
-            transform_gradient(job, t0 + t, first_k, min(group_k, job.k - first_k), w + t * group_k * job.size, plane_w, patch)
+            transform_gradient(job, t0 + t, first_k, n, w + t * group_k * job.size, plane_w, patch)
         for p in range(POINTS):
             for panel in range(panel0, panel1):
-                first = panel_start(job, panel) * job.fc.vl
-                width = panel_start(job, panel + 1) * job.fc.vl - first
+                first = panel_start(&job.panels, panel)
+                width = panel_start(&job.panels, panel + 1) - first
                 job.fc.gemm(sums + ((p * job.c + first_c) * job.whole_k + first) * job.size, job.dw_row,
                             v + p * plane_v * job.size, job.count, c, job.row, tiles,
                             w + (p * plane_w + first - first_k) * job.size, group_k, width // job.fc.vl, width, NULL,
@@ -292,41 +308,39 @@ cdef void finish_gradient(const Job *job, char *dw, fc_index c) noexcept nogil:
 
 cdef int run_filter_gradient(Job *job, char *dw, int num_threads) except -1:
     cdef fc_index i, splits, sum_bytes, thread_bytes
-    cdef char *scratch
+    cdef Block block
+    cdef char *data
     sum_bytes = POINTS * job.c * job.whole_k * job.size
     job.chunks = max(1, min(min(job.blocks, TASKS), PARTIAL_BYTES // sum_bytes))
     splits = max(1, TASKS // job.chunks)
-    job.groups = min(job.panels, splits)
+    job.groups = min(job.panels.count, splits)
     job.parts = min(splits // job.groups, ceil_div(job.c, job.fc.vl))
     job.part_c = whole_vectors(job, ceil_div(job.c, job.parts))
     job.parts = ceil_div(job.c, job.part_c)
     set_part(job, job.part_c)
-    thread_bytes = POINTS * (job.block * (job.part_c + ceil_div(job.panels, job.groups) * job.width) + max(job.c, job.k))
+    thread_bytes = POINTS * (job.block * (job.part_c + ceil_div(job.panels.count, job.groups) * job.width) + max(job.c, job.k))
     thread_bytes = whole_lines(thread_bytes * job.size)
     sum_bytes = whole_lines(job.chunks * sum_bytes)
-    with nogil:
-        scratch = allocate(sum_bytes + num_threads * thread_bytes)
-        job.sums = scratch
-        with parallel(num_threads=num_threads):
-            for i in prange(job.chunks * job.groups * job.parts, schedule="dynamic"):
-                gradient_task(job, i, scratch + sum_bytes + threadid() * thread_bytes)
-            for i in prange(job.c, schedule="static"):
-                finish_gradient(job, dw, i)
-        release(scratch)
+    block = scratch(sum_bytes + num_threads * thread_bytes)
+    data = block.data
+    job.sums = data
+    with nogil, parallel(num_threads=num_threads):
+        for i in prange(job.chunks * job.groups * job.parts, schedule="dynamic"):
+            gradient_task(job, i, data + sum_bytes + threadid() * thread_bytes)
+        for i in prange(job.c, schedule="static"):
+            finish_gradient(job, dw, i)
     return 0
 
 
 def filter_gradient(real[:, :, :, ::1] dw, const real[:, :, :, ::1] x, const real[:, :, :, ::1] dy, vertical, horizontal,
-                    int num_threads):
+                    int num_threads, *, unpool=None):
     """As conv2d.filter_gradient, for the sweeps that correlate takes."""
     cdef Job job
     memset(&job, 0, sizeof(Job))
-    job.fc, job.size = kernels_for(sizeof(real)), sizeof(real)
-    job.x, job.y = <const char *>&x[0, 0, 0, 0], <char *>&dy[0, 0, 0, 0]
-    job.n, job.h, job.w, job.c = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
-    job.yh, job.yw, job.k = dy.shape[1], dy.shape[2], dy.shape[3]
+    read_images(&job.x, <const char *>&x[0, 0, 0, 0], sizeof(real), None, x.shape[0], x.shape[1], x.shape[2], x.shape[3])
+    read_images(&job.dy, <const char *>&dy[0, 0, 0, 0], sizeof(real), unpool, dy.shape[0], dy.shape[1], dy.shape[2], dy.shape[3])
     try:
-        plan(&job, vertical, horizontal)
+        plan(&job, sizeof(real), dy.shape[3], vertical, horizontal)
         run_filter_gradient(&job, <char *>&dw[0, 0, 0, 0], num_threads)
     finally:
         free_job(&job)
