@@ -18,6 +18,7 @@ from fastconv import _config  # noqa: E402  (what follows needs the compiled cod
 _config.select_isa()
 
 from fastconv import nn  # noqa: E402
+from fastconv._algorithms import algorithm  # noqa: E402
 from fastconv._config import show_config  # noqa: E402
 from fastconv._version import __version__  # noqa: E402
 from fastconv.threads import get_num_threads, num_threads, set_num_threads  # noqa: E402
@@ -37,6 +38,7 @@ _LAZY = (
 
 __all__ = [
     "__version__",
+    "algorithm",
     "get_num_threads",
     "nn",
     "num_threads",

@@ -1,37 +1,76 @@
 """Which algorithm computes a convolution: decided from its shape alone, so that equal shapes give equal bits.
 
-winograd    3x3 or 5x5 filters, stride 1, no dilation, at least 8 channels and filters and 64 tiles:
-            4 or 2.8 times fewer multiplications
-direct      everything else: few channels leave lanes empty, few tiles do not repay transforming the filters
+    filter, stride, dilation   channels, filters   tiles        algorithm
+    3x3 or 5x5, 1, 1           8 or more           64 or more   winograd: 4 or 2.8 times fewer products
+    3x3 or 5x5, 1, 1           any other                        direct: few channels leave lanes empty, few
+                                                                tiles do not repay transforming the filters
+    anything else                                               direct
+
+The first of these that is given decides otherwise:
+
+1. the argument `algorithm=` of the call,
+2. the innermost `with fastconv.algorithm(name):` around it (in this Python thread),
+3. the environment variable FASTCONV_ALGORITHM.
+
+"winograd" as an argument is an error where it does not apply; from the other two it is a wish.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+
 from fastconv import _arguments as arguments
 from fastconv.geometry import Axis
 
+ALGORITHMS = ("auto", "direct", "winograd")
 LEAST_CHANNELS = 8
 LEAST_TILES = 64
 
+_context: ContextVar[str | None] = ContextVar("fastconv_algorithm", default=None)
+
+
+@contextlib.contextmanager
+def algorithm(name: str) -> Iterator[None]:
+    """Use "direct" or "winograd" inside a `with` block, in this Python thread (or asyncio task) only.
+
+    "winograd" is taken wherever it applies (3x3 and 5x5 filters, stride 1, no dilation), even where it is
+    slower; "auto" chooses.
+    """
+    token = _context.set(arguments.choice("name", name, ALGORITHMS))
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
 
 def winograd(
-    algorithm: str, images: int, vertical: Axis, horizontal: Axis, channels: int, filters: int
+    algorithm: str | None, images: int, vertical: Axis, horizontal: Axis, channels: int, filters: int
 ) -> bool:
-    """Whether to use Winograd's algorithm, given what the user asks for: "auto", "direct" or "winograd"."""
-    arguments.choice("algorithm", algorithm, ("auto", "direct", "winograd"))
-    if algorithm == "direct":
-        return False
+    """Whether to use Winograd's algorithm, given the call's `algorithm` argument (or None)."""
+    wanted = algorithm
+    if wanted is None:
+        wanted = _context.get() or _environment()
+    arguments.choice("algorithm", wanted, ALGORITHMS)
     fits = vertical.kernel == horizontal.kernel and vertical.kernel in (3, 5)
     fits = fits and all(axis.stride == axis.dilation == 1 for axis in (vertical, horizontal))
-    if algorithm == "winograd":
-        if not fits:
-            raise ValueError(
-                'algorithm "winograd" needs a 3x3 or 5x5 filter, stride 1 and no dilation, not '
-                f"{vertical.kernel}x{horizontal.kernel}, strides {vertical.stride, horizontal.stride}, "
-                f"dilations {vertical.dilation, horizontal.dilation}"
-            )
-        return True
-    if not fits or min(channels, filters) < LEAST_CHANNELS:
-        return False
+    if algorithm == "winograd" and not fits:
+        raise ValueError(
+            'algorithm "winograd" needs a 3x3 or 5x5 filter, stride 1 and no dilation, not '
+            f"{vertical.kernel}x{horizontal.kernel}, strides {vertical.stride, horizontal.stride}, "
+            f"dilations {vertical.dilation, horizontal.dilation}"
+        )
+    if wanted != "auto" or not fits:
+        return fits and wanted == "winograd"
     side = 7 - vertical.kernel  # of a tile of results
-    return images * -(-vertical.out // side) * -(-horizontal.out // side) >= LEAST_TILES
+    tiles = images * -(-vertical.out // side) * -(-horizontal.out // side)
+    return min(channels, filters) >= LEAST_CHANNELS and tiles >= LEAST_TILES
+
+
+@functools.lru_cache(maxsize=1)
+def _environment() -> str:
+    name = os.environ.get("FASTCONV_ALGORITHM") or "auto"
+    return arguments.choice("FASTCONV_ALGORITHM", name, ALGORITHMS)

@@ -166,3 +166,13 @@ def rate(name: str, value: Any) -> float:
 def same_shape(name: str, a: NDArray, shape: tuple[int, ...], why: str) -> None:
     if a.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, {why}, not {a.shape}")
+
+
+def destination(name: str, a: Any, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+    """An array to write a result into."""
+    if not isinstance(a, np.ndarray) or a.dtype != dtype:
+        raise TypeError(f"{name} must be an array of {dtype}, not {show(a)}")
+    same_shape(name, a, shape, "that of the result")
+    if not (a.flags.c_contiguous and a.flags.writeable and a.flags.aligned):
+        raise ValueError(f"{name} must be a C-contiguous, writeable array, not {a.flags}")
+    return a

@@ -13,6 +13,7 @@ layer inside holds views of its part (`layer.weights["kernel"]`, `layer.grads["k
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,9 @@ from typing import Any
 import numpy as np
 
 from fastconv import _arguments as arguments
+from fastconv import _chains as chains
 from fastconv import initializers, nn
+from fastconv._kernels import memory
 from fastconv.initializers import Initializer
 
 Result = tuple[np.ndarray, Any]  # y, and backward or None
@@ -38,6 +41,7 @@ class Layer:
         self.weights: dict[str, np.ndarray] = {}
         self.grads: dict[str, np.ndarray] = {}
         self.rng: np.random.Generator | None = None  # the owning model's; None while no model owns the layer
+        self.stale: set[str] = set()  # gradients to be replaced, not added to
 
     def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Declare the parameters for this input shape; return the output's. Neither has the batch axis."""
@@ -46,6 +50,14 @@ class Layer:
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
         raise NotImplementedError
+
+    def accumulate(self, key: str, gradient: Callable[[np.ndarray | None], np.ndarray]) -> None:
+        """Add a gradient: `gradient(out)` writes it into `out`, or a new array for None, and returns it."""
+        if key in self.stale:
+            gradient(self.grads[key])
+            self.stale.discard(key)
+        else:
+            self.grads[key] += gradient(None)
 
     def members(self, path: str = "") -> Iterator[tuple[str, Layer]]:
         """(path, layer) of this layer; of the layers inside if it is a container."""
@@ -89,28 +101,33 @@ class _Affine(Layer):
             self.specs["bias"] = (kernel_shape[-1:], self.bias_initializer)
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
-        if not self.weights:
-            raise RuntimeError(
-                f"{type(self).__name__} needs a Sequential with input_shape to own its parameters"
-            )
-        y = self._forward(x, self.weights["kernel"], self.weights.get("bias"))
+        weights = self.owned_weights()
+        y = self._forward(x, weights["kernel"], weights.get("bias"))
         if not training:
             return y, None
 
         def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
             if self.activation == "relu":
                 dy = nn.relu_grad(dy, y)
-            self.grads["kernel"] += self._kernel_gradient(x, dy)
+            self.accumulate("kernel", lambda out: self._kernel_gradient(x, dy, out))
             if self.use_bias:
-                self.grads["bias"] += nn.bias_add_grad(dy)
+                self.accumulate("bias", lambda out: nn.bias_add_grad(dy, out=out))
             return self._input_gradient(x, dy) if input_gradient else None
 
         return y, backward
 
+    def owned_weights(self) -> dict[str, np.ndarray]:
+        """The parameters; RuntimeError while no model owns the layer."""
+        if not self.weights:
+            raise RuntimeError(
+                f"{type(self).__name__} needs a Sequential with input_shape to own its parameters"
+            )
+        return self.weights
+
     def _forward(self, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
         raise NotImplementedError
 
-    def _kernel_gradient(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    def _kernel_gradient(self, x: np.ndarray, dy: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         raise NotImplementedError
 
     def _input_gradient(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
@@ -159,9 +176,9 @@ class Conv2D(_Affine):
             x, kernel, self.strides, self.padding, self.dilation_rate, bias=bias, activation=self.activation
         )
 
-    def _kernel_gradient(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        shape = self.weights["kernel"].shape
-        return nn.conv2d_backprop_filter(x, shape, dy, self.strides, self.padding, self.dilation_rate)
+    def _kernel_gradient(self, x: np.ndarray, dy: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+        shape, how = self.weights["kernel"].shape, (self.strides, self.padding, self.dilation_rate)
+        return nn.conv2d_backprop_filter(x, shape, dy, *how, out=out)
 
     def _input_gradient(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
         kernel = self.weights["kernel"]
@@ -194,8 +211,8 @@ class Dense(_Affine):
     def _forward(self, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
         return nn.dense(x, kernel, bias, self.activation)
 
-    def _kernel_gradient(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        return nn.dense_backprop_kernel(x, dy)
+    def _kernel_gradient(self, x: np.ndarray, dy: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+        return nn.dense_backprop_kernel(x, dy, out=out)
 
     def _input_gradient(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
         return nn.dense_backprop_input(self.weights["kernel"], dy)
@@ -258,14 +275,18 @@ class Dropout(Layer):
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
         if not training:
             return x, None
-        if self.rng is None:
-            raise RuntimeError("Dropout needs a Sequential with input_shape to own its random generator")
-        rate, seed = self.rate, int(self.rng.integers(2**64, dtype=np.uint64))
+        rate, seed = self.draw()
 
         def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
             return nn.dropout(dy, rate, seed=seed) if input_gradient else None
 
         return nn.dropout(x, rate, seed=seed), backward
+
+    def draw(self) -> tuple[float, int]:
+        """The rate and a new seed from the model's generator."""
+        if self.rng is None:
+            raise RuntimeError("Dropout needs a Sequential with input_shape to own its random generator")
+        return self.rate, int(self.rng.integers(2**64, dtype=np.uint64))
 
 
 class Reshape(Layer):
@@ -325,6 +346,7 @@ class Sequential(Layer):
         super().__init__(name)
         self.layers = list(layers)
         self.output_shapes: list[tuple[int, ...]] = []
+        self.arena: memory.Arena | None = None
         for i, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{i}] must be a layer, not {layer!r}")
@@ -338,18 +360,22 @@ class Sequential(Layer):
         """A model accepts anything array-like, [N, *input_shape], and casts it to its dtype."""
         if self.rng is not None:
             x = self._input(x)
+        steps = chains.link(self.layers)
         backwards: list[Any] = []
-        for layer in self.layers:
-            x, layer_backward = layer(x, training)
-            backwards.append(layer_backward)
+        with self._memory():
+            for step in steps:
+                x, step_backward = step(x, training)
+                backwards.append(step_backward)
         if not training:
             return x, None
 
         def backward(dy: Any, input_gradient: bool = True) -> np.ndarray | None:
-            # Without dx, nothing before the first layer with parameters has anything to compute.
-            first = 0 if input_gradient else self._first_with_parameters()
-            for i in reversed(range(first, len(backwards))):
-                dy = backwards[i](dy, input_gradient=input_gradient or i > first)
+            # Without dx, nothing before the first step with parameters has anything to compute.
+            parameters = (i for i, step in enumerate(steps) if step.count_params())
+            first = 0 if input_gradient else next(parameters, len(steps))
+            with self._memory():
+                for i in reversed(range(first, len(steps))):
+                    dy = backwards[i](dy, input_gradient=input_gradient or i > first)
             return dy if input_gradient else None
 
         return x, backward
@@ -398,10 +424,23 @@ class Sequential(Layer):
         for view, array in zip(self.weights.values(), weights, strict=True):
             view[...] = array
 
+    def forget_gradients(self) -> None:
+        """The next gradient of each parameter replaces what `gradients` holds, instead of adding to it."""
+        for _, layer in self.members():
+            layer.stale = set(layer.grads)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "arena": None}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self.rng is not None:
+            self.arena = memory.Arena()
             self._bind()
+
+    def _memory(self) -> contextlib.AbstractContextManager[None]:
+        """A model's activations and gradients lie in memory that is used again from step to step."""
+        return contextlib.nullcontext() if self.arena is None else memory.reusing(self.arena)
 
     def _become_model(self, input_shape: Sequence[int], seed: int, dtype: np.dtype) -> None:
         if dtype not in (np.float32, np.float64):
@@ -427,7 +466,7 @@ class Sequential(Layer):
             layer,
         ) in self.members():  # only now: until nothing can fail, the layers are free for another model
             layer.rng = rng
-        self.rng = rng
+        self.rng, self.arena = rng, memory.Arena()
 
     def _bind(self) -> None:
         """Give each layer views of its part of the flat arrays."""
@@ -456,9 +495,6 @@ class Sequential(Layer):
             if layer.name is None:
                 layer.name = _free_name(type(layer).__name__, taken)
                 taken.append(layer.name)
-
-    def _first_with_parameters(self) -> int:
-        return next((i for i, layer in enumerate(self.layers) if layer.count_params()), len(self.layers))
 
     def _input(self, x: Any) -> np.ndarray:
         x = np.asarray(x)

@@ -13,26 +13,22 @@ same signature.
 
 from __future__ import annotations
 
-import math
-from types import ModuleType
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastconv import _algorithms, geometry, threads
 from fastconv import _arguments as arguments
+from fastconv import _windows as windows
+from fastconv import geometry, threads
 from fastconv._arguments import IntOrInts, Padding
+from fastconv._convolution import Convolution
 from fastconv._kernels import conv2d as _conv2d
 from fastconv._kernels import elementwise as _elementwise
+from fastconv._kernels import memory
 from fastconv._kernels import pool as _pool
-from fastconv._kernels import winograd as _winograd
 
 # What a memory-bound pass costs per element, in multiply-adds of the convolution kernels (see threads.GRAIN).
 PASS = 16
 RANDOM_PASS = 64
-
-# A dilated filter that reaches over so many images sees little but padding, and would need room for it.
-MOST_REACH = 16
 
 _POINT = geometry.forward_sweep(
     geometry.axis(1, 1, 1, 1, "VALID")
@@ -52,7 +48,7 @@ def conv2d(
     *,
     bias: ArrayLike | None = None,
     activation: str | None = None,
-    algorithm: str = "auto",
+    algorithm: str | None = None,
     num_threads: int | None = None,
 ) -> NDArray:
     """2-D convolution (cross-correlation, as in all of deep learning) of a batch of images.
@@ -72,9 +68,9 @@ def conv2d(
         data_format: "NHWC".
         bias: [K], added to every pixel.
         activation: None or "relu", applied last.
-        algorithm: "auto", "direct", or "winograd" (3x3 and 5x5 filters, stride 1). "auto" takes Winograd's
-        where it is
-            faster; its results differ from the exact ones by at most some millionths of the largest, and a
+        algorithm: "auto", "direct", "winograd" (3x3 and 5x5 filters, stride 1), or None: what `with
+            fastconv.algorithm(...)` or FASTCONV_ALGORITHM says, else "auto". "auto" takes Winograd's where it
+            is faster; its results differ from the exact ones by at most some millionths of the largest, and a
             NaN or an infinity in the input can reach results up to five pixels away from its window.
         num_threads: for this call.
 
@@ -88,15 +84,11 @@ def conv2d(
     arguments.choice("activation", activation, (None, "relu"))
     named = {"input": (input, 4), "filters": (filters, 4)}
     x, w, *rest = arguments.arrays(**named) if bias is None else arguments.arrays(**named, bias=(bias, 1))
-    vertical, horizontal = _axes(x.shape, w.shape, strides, padding, dilations, "input")
+    convolution = Convolution(x.shape, w.shape, strides, padding, dilations, algorithm)
     if rest:
         arguments.same_shape("bias", rest[0], (w.shape[3],), "one number per filter")
-    y = np.empty((x.shape[0], vertical.out, horizontal.out, w.shape[3]), x.dtype)
-    driver = _driver(algorithm, x.shape[0], vertical, horizontal, w.shape)
-    n = threads.resolve(num_threads, y.size * math.prod(w.shape[:3]))
-    if y.size:
-        sweeps = geometry.forward_sweep(vertical), geometry.forward_sweep(horizontal)
-        driver.correlate(y, x, w, rest[0] if rest else None, activation == "relu", *sweeps, False, n)
+    y = memory.empty(convolution.output_shape, x.dtype)
+    convolution.forward(y, x, w, rest[0] if rest else None, activation == "relu", num_threads)
     return y
 
 
@@ -109,7 +101,7 @@ def conv2d_backprop_input(
     dilations: IntOrInts = 1,
     data_format: str = "NHWC",
     *,
-    algorithm: str = "auto",
+    algorithm: str | None = None,
     num_threads: int | None = None,
 ) -> NDArray:
     """Gradient of conv2d with respect to its input.
@@ -126,15 +118,11 @@ def conv2d_backprop_input(
     arguments.nhwc(data_format)
     shape = arguments.sizes("input_sizes", input_sizes)
     w, dy = arguments.arrays(filters=(filters, 4), out_backprop=(out_backprop, 4))
-    vertical, horizontal = _axes(shape, w.shape, strides, padding, dilations, "input_sizes")
-    _check_gradient("out_backprop", dy, (shape[0], vertical.out, horizontal.out, w.shape[3]))
-    driver = _driver(algorithm, shape[0], vertical, horizontal, w.shape)
-    dx = np.empty(shape, dy.dtype)
-    n = threads.resolve(num_threads, dy.size * math.prod(w.shape[:3]))
-    if dx.size:
-        for v in geometry.input_gradient_sweeps(vertical):
-            for u in geometry.input_gradient_sweeps(horizontal):
-                driver.correlate(dx, dy, w, None, False, v, u, True, n)
+    names = ("input_sizes", "filters")
+    convolution = Convolution(shape, w.shape, strides, padding, dilations, algorithm, names=names)
+    _check_gradient("out_backprop", dy, convolution.output_shape)
+    dx = memory.empty(shape, dy.dtype)
+    convolution.input_gradient(dx, w, dy, num_threads)
     return dx
 
 
@@ -147,7 +135,8 @@ def conv2d_backprop_filter(
     dilations: IntOrInts = 1,
     data_format: str = "NHWC",
     *,
-    algorithm: str = "auto",
+    algorithm: str | None = None,
+    out: NDArray | None = None,
     num_threads: int | None = None,
 ) -> NDArray:
     """Gradient of conv2d with respect to its filters.
@@ -157,6 +146,8 @@ def conv2d_backprop_filter(
         filter_sizes: the four sizes of the filters, [filter height, filter width, C, K].
         out_backprop: gradient of conv2d's result, [N, OH, OW, K].
         strides, padding, dilations, data_format, algorithm, num_threads: as for conv2d.
+        out: where to write the result: a C-contiguous array of its shape and dtype that shares no memory with
+            the others.
 
     Returns:
         [filter height, filter width, C, K]; zeros for an empty batch.
@@ -164,75 +155,17 @@ def conv2d_backprop_filter(
     arguments.nhwc(data_format)
     shape = arguments.sizes("filter_sizes", filter_sizes)
     x, dy = arguments.arrays(input=(input, 4), out_backprop=(out_backprop, 4))
-    vertical, horizontal = _axes(x.shape, shape, strides, padding, dilations, "input", "filter_sizes")
-    _check_gradient("out_backprop", dy, (x.shape[0], vertical.out, horizontal.out, shape[3]))
-    driver = _driver(algorithm, x.shape[0], vertical, horizontal, shape)
-    n = threads.resolve(num_threads, dy.size * shape[0] * shape[1] * shape[2])
-    if not (dy.size and x.size):
-        return np.zeros(shape, dy.dtype)
-    dw = np.empty(shape, dy.dtype)
-    sweeps = geometry.forward_sweep(vertical), geometry.forward_sweep(horizontal)
-    driver.filter_gradient(dw, x, dy, *sweeps, n)
+    names = ("input", "filter_sizes")
+    convolution = Convolution(x.shape, shape, strides, padding, dilations, algorithm, names=names)
+    _check_gradient("out_backprop", dy, convolution.output_shape)
+    dw = _result(out, shape, dy.dtype)
+    convolution.filter_gradient(dw, x, dy, num_threads)
     return dw
 
 
-def _axes(
-    shape: tuple[int, ...],
-    filter_shape: tuple[int, ...],
-    strides: IntOrInts,
-    padding: Padding,
-    dilations: IntOrInts,
-    input_name: str,
-    filters_name: str = "filters",
-) -> tuple[geometry.Axis, geometry.Axis]:
-    """The vertical and the horizontal axis of a convolution, after all checks."""
-    if min(filter_shape[:2]) < 1:
-        raise ValueError(
-            f"{filters_name} must have at least one tap in height and width, not shape {tuple(filter_shape)}"
-        )
-    if shape[3] != filter_shape[2]:
-        raise ValueError(
-            f"{filters_name} must have as many input channels (axis 2) as {input_name} has (axis 3): "
-            f"{tuple(filter_shape)} against {tuple(shape)}"
-        )
-    ends = arguments.padding(padding)
-    steps = arguments.pair("strides", strides)
-    gaps = arguments.pair("dilations", dilations)
-    return tuple(
-        _fit(
-            geometry.axis(shape[1 + i], filter_shape[i], steps[i], gaps[i], ends[i]),
-            name,
-            input_name,
-            filters_name,
-        )
-        for i, name in enumerate(("height", "width"))
-    )
-
-
-def _driver(
-    algorithm: str,
-    images: int,
-    vertical: geometry.Axis,
-    horizontal: geometry.Axis,
-    filter_shape: tuple[int, ...],
-) -> ModuleType:
-    use_winograd = _algorithms.winograd(algorithm, images, vertical, horizontal, *filter_shape[2:])
-    return _winograd if use_winograd else _conv2d
-
-
-def _fit(axis: geometry.Axis, name: str, input_name: str, window_name: str) -> geometry.Axis:
-    reach = axis.dilation * (axis.kernel - 1) + 1
-    if axis.size >= 1 and reach > MOST_REACH * (axis.size + axis.kernel):
-        raise ValueError(
-            f"dilations {axis.dilation} spread {window_name} over {reach} pixels of {name}, "
-            f"more than {MOST_REACH} times the {axis.size} of {input_name}"
-        )
-    if axis.out < 1 or axis.size < 1:
-        raise ValueError(
-            f"{window_name} reaches over {reach} pixels of {name}, but {input_name} has only {axis.size} "
-            f"(+ padding {axis.before} + {axis.after})"
-        )
-    return axis
+def _result(out: NDArray | None, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+    """The caller's array if there is one and it fits, else a new one."""
+    return memory.empty(shape, dtype) if out is None else arguments.destination("out", out, shape, dtype)
 
 
 def _check_gradient(name: str, dy: NDArray, shape: tuple[int, ...]) -> None:
@@ -320,11 +253,11 @@ def max_pool_grad(
     """
     arguments.nhwc(data_format)
     x, y, dy = arguments.arrays(orig_input=(orig_input, 4), orig_output=(orig_output, 4), grad=(grad, 4))
-    vertical, horizontal = _windows(x.shape, ksize, strides, padding, "orig_input")
+    vertical, horizontal = windows.pooling(x.shape, ksize, strides, padding, "orig_input")
     shape = (x.shape[0], vertical.out, horizontal.out, x.shape[3])
     arguments.same_shape("orig_output", y, shape, "that of the pooled orig_input")
     _check_gradient("grad", dy, shape)
-    dx = np.empty_like(x)
+    dx = memory.empty(x.shape, x.dtype)
     n = threads.resolve(num_threads, x.size * PASS)
     if dx.size:
         _pool.max_pool_grad(dx, x, y, dy, vertical, horizontal, n)
@@ -342,31 +275,13 @@ def _max_pool(
 ) -> tuple[NDArray, NDArray | None, tuple[int, ...]]:
     arguments.nhwc(data_format)
     (x,) = arguments.arrays(input=(input, 4))
-    vertical, horizontal = _windows(x.shape, ksize, strides, padding, "input")
-    y = np.empty((x.shape[0], vertical.out, horizontal.out, x.shape[3]), x.dtype)
-    argmax = np.empty(y.shape, np.int64) if with_argmax else None
+    vertical, horizontal = windows.pooling(x.shape, ksize, strides, padding, "input")
+    y = memory.empty((x.shape[0], vertical.out, horizontal.out, x.shape[3]), x.dtype)
+    argmax = memory.empty(y.shape, np.int64) if with_argmax else None
     n = threads.resolve(num_threads, x.size * PASS)
     if y.size:
         _pool.max_pool(y, argmax, x, vertical, horizontal, n)
     return y, argmax, x.shape
-
-
-def _windows(
-    shape: tuple[int, ...], ksize: IntOrInts, strides: IntOrInts, padding: Padding, input_name: str
-) -> tuple[geometry.Axis, geometry.Axis]:
-    """The vertical and the horizontal axis of a pooling, after all checks."""
-    ends = arguments.padding(padding)
-    window = arguments.pair("ksize", ksize)
-    steps = arguments.pair("strides", strides)
-    axes = []
-    for i, name in enumerate(("height", "width")):
-        axis = _fit(geometry.axis(shape[1 + i], window[i], steps[i], 1, ends[i]), name, input_name, "ksize")
-        if axis.before >= axis.kernel or (axis.out - 1) * axis.stride - axis.before >= axis.size:
-            raise ValueError(
-                f"padding must leave every window a pixel of the image, unlike {arguments.show(padding)}"
-            )
-        axes.append(axis)
-    return tuple(axes)
 
 
 # ---------------------------------------------------------------------------------------------- elementwise
@@ -375,7 +290,7 @@ def _windows(
 def relu(features: ArrayLike, *, num_threads: int | None = None) -> NDArray:
     """max(features, 0), elementwise; a NaN stays a NaN."""
     x = arguments.array("features", features)
-    y = np.empty_like(x)
+    y = memory.empty(x.shape, x.dtype)
     n = threads.resolve(num_threads, x.size * PASS)
     if x.size:
         _elementwise.relu(y.reshape(-1), x.reshape(-1), n)
@@ -392,7 +307,7 @@ def relu_grad(gradients: ArrayLike, features: ArrayLike, *, num_threads: int | N
     x = arguments.array("features", features)
     dy, x = arguments.arrays(gradients=(gradients, x.ndim), features=(x, x.ndim))
     arguments.same_shape("gradients", dy, x.shape, "that of features")
-    dx = np.empty_like(x)
+    dx = memory.empty(x.shape, x.dtype)
     if x.size:
         _elementwise.relu_grad(
             dx.reshape(-1), dy.reshape(-1), x.reshape(-1), threads.resolve(num_threads, x.size * PASS)
@@ -405,7 +320,7 @@ def bias_add(value: ArrayLike, bias: ArrayLike, *, num_threads: int | None = Non
     x = arguments.as_array("value", value)
     x, b = arguments.arrays(value=(x, max(x.ndim, 1)), bias=(bias, 1))
     arguments.same_shape("bias", b, x.shape[-1:], "one number per channel of value")
-    y = np.empty_like(x)
+    y = memory.empty(x.shape, x.dtype)
     if x.size:
         c = x.shape[-1]
         n = threads.resolve(num_threads, x.size * PASS)
@@ -413,16 +328,20 @@ def bias_add(value: ArrayLike, bias: ArrayLike, *, num_threads: int | None = Non
     return y
 
 
-def bias_add_grad(out_backprop: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+def bias_add_grad(
+    out_backprop: ArrayLike, *, out: NDArray | None = None, num_threads: int | None = None
+) -> NDArray:
     """Gradient of bias_add with respect to the bias: the sum of out_backprop [..., C] over all axes but the
-    last, [C]."""
+    last, [C].  `out`: as for conv2d_backprop_filter."""
     dy = arguments.as_array("out_backprop", out_backprop)
     (dy,) = arguments.arrays(out_backprop=(dy, max(dy.ndim, 1)))
     c = dy.shape[-1]
+    n = threads.resolve(num_threads, dy.size * PASS)
+    db = _result(out, (c,), dy.dtype)
     if not dy.size:
-        return np.zeros(c, dy.dtype)
-    db = np.empty(c, dy.dtype)
-    _elementwise.column_sum(db, dy.reshape(-1, c), threads.resolve(num_threads, dy.size * PASS))
+        db.fill(0)
+    else:
+        _elementwise.column_sum(db, dy.reshape(-1, c), n)
     return db
 
 
@@ -444,7 +363,7 @@ def dropout(x: ArrayLike, rate: float, *, seed: int, num_threads: int | None = N
     seed = arguments.whole("seed", seed, 0)
     if seed >= 1 << 64:
         raise ValueError(f"seed must be below 2**64, not {seed}")
-    y = np.empty_like(a)
+    y = memory.empty(a.shape, a.dtype)
     if a.size:
         n = threads.resolve(num_threads, a.size * RANDOM_PASS)
         _elementwise.dropout(y.reshape(-1), a.reshape(-1), seed, int(rate * (1 << 32)), 1 / (1 - rate), n)
@@ -480,7 +399,7 @@ def dense(
         raise ValueError(f"kernel must have as many rows as inputs has columns: {w.shape} against {x.shape}")
     if rest:
         arguments.same_shape("bias", rest[0], (w.shape[1],), "one number per unit")
-    y = np.empty((x.shape[0], w.shape[1]), x.dtype)
+    y = memory.empty((x.shape[0], w.shape[1]), x.dtype)
     n = threads.resolve(num_threads, x.shape[0] * w.size)
     if y.size:
         b = rest[0] if rest else None
@@ -498,7 +417,7 @@ def dense_backprop_input(
     w, dy = arguments.arrays(kernel=(kernel, 2), out_backprop=(out_backprop, 2))
     if dy.shape[1] != w.shape[1]:
         raise ValueError(f"out_backprop must have as many columns as kernel: {dy.shape} against {w.shape}")
-    dx = np.empty((dy.shape[0], w.shape[0]), dy.dtype)
+    dx = memory.empty((dy.shape[0], w.shape[0]), dy.dtype)
     n = threads.resolve(num_threads, dy.shape[0] * w.size)
     if dx.size:
         _conv2d.correlate(_points(dx), _points(dy), w[None, None], None, False, _POINT, _POINT, True, n)
@@ -506,19 +425,26 @@ def dense_backprop_input(
 
 
 def dense_backprop_kernel(
-    inputs: ArrayLike, out_backprop: ArrayLike, *, num_threads: int | None = None
+    inputs: ArrayLike,
+    out_backprop: ArrayLike,
+    *,
+    out: NDArray | None = None,
+    num_threads: int | None = None,
 ) -> NDArray:
-    """Gradient of dense with respect to its kernel: inputs [N, I] transposed @ out_backprop [N, O], [I,
-    O]."""
+    """Gradient of dense with respect to its kernel: inputs [N, I] transposed @ out_backprop [N, O], [I, O].
+
+    `out`: as for conv2d_backprop_filter.
+    """
     x, dy = arguments.arrays(inputs=(inputs, 2), out_backprop=(out_backprop, 2))
     if x.shape[0] != dy.shape[0]:
         raise ValueError(f"out_backprop must have as many rows as inputs: {dy.shape} against {x.shape}")
     shape = (x.shape[1], dy.shape[1])
     n = threads.resolve(num_threads, x.shape[0] * shape[0] * shape[1])
+    dw = _result(out, shape, dy.dtype)
     if not (x.size and dy.size):
-        return np.zeros(shape, dy.dtype)
-    dw = np.empty(shape, dy.dtype)
-    _conv2d.filter_gradient(dw[None, None], _points(x), _points(dy), _POINT, _POINT, n)
+        dw.fill(0)
+    else:
+        _conv2d.filter_gradient(dw[None, None], _points(x), _points(dy), _POINT, _POINT, n)
     return dw
 
 

@@ -34,7 +34,7 @@ def conv2d(
     *,
     bias: ArrayLike | None = None,
     activation: str | None = None,
-    algorithm: str = "auto",
+    algorithm: str | None = None,
     num_threads: int | None = None,
 ) -> NDArray:
     """x [N,H,W,C], w [KH,KW,C,K], bias [K] -> y [N,OH,OW,K].
@@ -56,7 +56,7 @@ def conv2d_backprop_input(
     dilations: IntOrInts = 1,
     data_format: str = "NHWC",
     *,
-    algorithm: str = "auto",
+    algorithm: str | None = None,
     num_threads: int | None = None,
 ) -> NDArray:
     """w [KH,KW,C,K], dy [N,OH,OW,K] -> dx [N,H,W,C]: every tap gives its share back to its pixel."""
@@ -79,14 +79,16 @@ def conv2d_backprop_filter(
     dilations: IntOrInts = 1,
     data_format: str = "NHWC",
     *,
-    algorithm: str = "auto",
+    algorithm: str | None = None,
+    out: NDArray | None = None,
     num_threads: int | None = None,
 ) -> NDArray:
     """x [N,H,W,C], dy [N,OH,OW,K] -> dw [KH,KW,C,K]: what each tap saw, times what came of it, summed."""
     x, dy = _as_floats(input, out_backprop)
     sizes = arguments.sizes("filter_sizes", filter_sizes)
     rows, cols = _axes(x.shape, sizes[:2], strides, padding, dilations)
-    return (_im2col(x, rows, cols).T @ _as_matrix(dy)).reshape(sizes)
+    dw = None if out is None else out.reshape(-1, sizes[3])
+    return np.matmul(_im2col(x, rows, cols).T, _as_matrix(dy), out=dw).reshape(sizes)
 
 
 # ---- max pooling ----
@@ -200,10 +202,12 @@ def bias_add(value: ArrayLike, bias: ArrayLike, *, num_threads: int | None = Non
     return x + b
 
 
-def bias_add_grad(out_backprop: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+def bias_add_grad(
+    out_backprop: ArrayLike, *, out: NDArray | None = None, num_threads: int | None = None
+) -> NDArray:
     """dy [..., C] -> db [C], the sum over all axes but the last."""
     (dy,) = _as_floats(out_backprop)
-    return dy.sum(axis=tuple(range(dy.ndim - 1)))
+    return dy.sum(axis=tuple(range(dy.ndim - 1)), out=out)
 
 
 def dense(
@@ -228,11 +232,11 @@ def dense_backprop_input(
 
 
 def dense_backprop_kernel(
-    inputs: ArrayLike, out_backprop: ArrayLike, *, num_threads: int | None = None
+    inputs: ArrayLike, out_backprop: ArrayLike, *, out: NDArray | None = None, num_threads: int | None = None
 ) -> NDArray:
     """x [N,I], dy [N,O] -> dw [I,O]."""
     x, dy = _as_floats(inputs, out_backprop)
-    return x.T @ dy
+    return np.matmul(x.T, dy, out=out)
 
 
 def _epilogue(y, bias, activation):

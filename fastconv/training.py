@@ -149,7 +149,7 @@ class Classifier:
     def _step(self, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
         logits, backward = self.net(self._images(x), training=True)
         cost, dlogits = losses.softmax_cross_entropy(y, logits)
-        self.net.gradients.fill(0)
+        self.net.forget_gradients()
         backward(dlogits, input_gradient=False)
         self.optimizer.step(self.net.parameters, self.net.gradients)
         return cost, _correct(y, logits) / len(x)

@@ -1,0 +1,115 @@
+"""Layers that stand next to each other and are computed as one: convolution, relu, 2x2 max pooling, dropout.
+
+A convolution's result is pooled while it lies in the cache and is never written to memory; one byte per
+pooled value remembers which of its window's pixels the gradient goes to, or that it goes nowhere because relu
+or dropout held the value back. So the convolution's gradients read the pooled gradient and these bytes, and
+the dense gradient is never written either. Results and gradients have the same bits as those of the layers
+one after another, but for the bias' gradient, which is summed in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastconv import _arguments as arguments
+from fastconv import _windows, nn, threads
+from fastconv._convolution import Convolution
+from fastconv._kernels import elementwise, memory
+
+if TYPE_CHECKING:
+    from fastconv.layers import Conv2D, Dropout, Layer, MaxPooling2D
+
+
+def link(layers: Sequence[Layer]) -> list[Any]:
+    """The layers as steps: those that form a chain become one ConvPool, the others stay what they are."""
+    from fastconv.layers import Dropout  # which imports this module
+
+    steps: list[Any] = []
+    i = 0
+    while i < len(layers):
+        if not _is_chain(layers[i : i + 2]):
+            steps.append(layers[i])
+            i += 1
+        elif type(layers[min(i + 2, len(layers) - 1)]) is Dropout:
+            steps.append(ConvPool(*layers[i : i + 3]))  # type: ignore[arg-type]
+            i += 3
+        else:
+            steps.append(ConvPool(*layers[i : i + 2]))  # type: ignore[arg-type]
+            i += 2
+    return steps
+
+
+def _is_chain(layers: Sequence[Layer]) -> bool:
+    from fastconv.layers import Conv2D, MaxPooling2D
+
+    if [type(layer) for layer in layers] != [Conv2D, MaxPooling2D]:
+        return False
+    conv, pool = layers
+    return conv.activation == "relu" and (pool.pool_size, pool.strides, isinstance(pool.padding, str)) == (
+        (2, 2),
+        (2, 2),
+        True,
+    )
+
+
+class ConvPool:
+    """A Conv2D with relu, the MaxPooling2D of 2x2 windows behind it, and perhaps a Dropout; called like a
+    layer."""
+
+    def __init__(self, conv: Conv2D, pool: MaxPooling2D, dropout: Dropout | None = None) -> None:
+        self.conv, self.pool, self.dropout = conv, pool, dropout
+
+    def count_params(self) -> int:
+        return self.conv.count_params()
+
+    def __call__(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+        conv, weights = self.conv, self.conv.owned_weights()
+        x, w = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4))
+        convolution = Convolution(x.shape, w.shape, conv.strides, conv.padding, conv.dilation_rate)
+        shape = convolution.output_shape
+        windows = _windows.pooling(shape, 2, 2, self.pool.padding, "x")
+        y = memory.empty((shape[0], *(axis.out for axis in windows), shape[3]), x.dtype)
+        where = memory.empty(y.shape, np.uint8) if training else None
+        convolution.forward(y, x, w, weights.get("bias"), relu=True, pools=True, where=where)
+        if where is None:
+            return y, None
+        scale = 1.0
+        if self.dropout is not None:
+            scale = _drop(y, where, *self.dropout.draw())
+
+        def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
+            (dy,) = arguments.arrays(dy=(dy, 4))
+            arguments.same_shape("dy", dy, y.shape, "that of the result whose gradient it is")
+            unpool = where, scale
+
+            def kernel_gradient(out: np.ndarray | None) -> np.ndarray:
+                dw = memory.empty(w.shape, w.dtype) if out is None else out
+                convolution.filter_gradient(dw, x, dy, unpool=unpool)
+                return dw
+
+            def bias_gradient(out: np.ndarray | None) -> np.ndarray:
+                # Of the values that passed relu and dropout: those are positive.
+                return np.multiply(nn.bias_add_grad(nn.relu_grad(dy, y)), scale, dtype=w.dtype, out=out)
+
+            conv.accumulate("kernel", kernel_gradient)
+            if conv.use_bias:
+                conv.accumulate("bias", bias_gradient)
+            if not input_gradient:
+                return None
+            dx = memory.empty(x.shape, x.dtype)
+            convolution.input_gradient(dx, w, dy, unpool=unpool)
+            return dx
+
+        return y, backward
+
+
+def _drop(y: np.ndarray, where: np.ndarray, rate: float, seed: int) -> float:
+    """nn.dropout in place, which also marks the pool's bytes; returns the scale of what is kept."""
+    scale = 1 / (1 - rate)
+    if y.size:
+        flat, n = y.reshape(-1), threads.resolve(None, y.size * nn.RANDOM_PASS)
+        elementwise.dropout(flat, flat, seed, int(rate * (1 << 32)), scale, n, where.reshape(-1))
+    return scale

@@ -1,0 +1,193 @@
+"""Convolution, relu, 2x2 pooling and dropout as one step: the same bits as the layers one after another."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tolerances
+from tolerances import assert_close
+
+import fastconv
+from fastconv import _chains as chains
+from fastconv.layers import Conv2D, Dropout, Flatten, MaxPooling2D, ReLU, Sequential
+
+
+def pair(shape, conv, padding="same", rate=None, dtype=np.float32):
+    """The chained net, and the same with an empty layer that keeps the chain from forming."""
+    nets = []
+    for between in ([], [Sequential([ReLU()])]):
+        behind = [] if rate is None else [Dropout(rate)]
+        layers = [Conv2D(**conv, activation="relu"), *between, MaxPooling2D(2, padding=padding), *behind]
+        nets.append(Sequential(layers, input_shape=shape, seed=3, dtype=dtype))
+    chained, plain = nets
+    assert isinstance(chains.link(chained.layers)[0], chains.ConvPool)
+    assert not any(isinstance(step, chains.ConvPool) for step in chains.link(plain.layers))
+    return chained, plain
+
+
+def images(n, shape, dtype=np.float32):
+    return np.random.default_rng([n, *shape]).standard_normal((n, *shape)).astype(dtype)
+
+
+def check(chained, plain, x):
+    predicted, none = chained(x)
+    assert none is None
+    np.testing.assert_array_equal(predicted, plain(x)[0])
+    results = []
+    for net in (chained, plain):
+        y, backward = net(x, training=True)
+        dy = np.random.default_rng(5).standard_normal(y.shape).astype(y.dtype)
+        net.gradients.fill(0)
+        dx = backward(dy)
+        results.append((y, dx, net))
+    (y, dx, net), (plain_y, plain_dx, plain_net) = results
+    np.testing.assert_array_equal(y, plain_y)
+    np.testing.assert_array_equal(dx, plain_dx)
+    np.testing.assert_array_equal(net.grads["conv2d/kernel"], plain_net.grads["conv2d/kernel"])
+    if "conv2d/bias" in net.grads:
+        expected = plain_net.grads["conv2d/bias"].astype(np.float64)
+        assert_close(net.grads["conv2d/bias"], expected, tolerances.PRODUCT_SUM, scale=np.abs(dy).sum())
+    assert net.gradients.any() == plain_net.gradients.any()
+
+
+# images, input, convolution: each makes the drivers cut the work in another way
+CASES = {
+    "the first layer": (5, (28, 28, 1), {"filters": 32, "kernel_size": 3, "padding": "same"}),
+    "a later layer": (9, (14, 14, 32), {"filters": 64, "kernel_size": 3, "padding": "same"}),
+    "odd size": (9, (7, 7, 17), {"filters": 33, "kernel_size": 3, "padding": "same"}),
+    "odd size, 5x5": (9, (13, 11, 9), {"filters": 10, "kernel_size": 5, "padding": "same"}),
+    "valid": (3, (13, 12, 5), {"filters": 70, "kernel_size": 3}),
+    "strided": (3, (15, 18, 4), {"filters": 6, "kernel_size": 3, "strides": 2, "padding": "same"}),
+    "dilated": (2, (15, 18, 4), {"filters": 6, "kernel_size": 3, "dilation_rate": 2, "padding": "same"}),
+    "1x1": (3, (9, 10, 20), {"filters": 130, "kernel_size": 1}),
+    "one filter": (3, (9, 10, 20), {"filters": 1, "kernel_size": 3}),
+    "one row, one column": (3, (1, 1, 3), {"filters": 4, "kernel_size": 3, "padding": "same"}),
+    "one row of windows": (1, (2, 700, 3), {"filters": 4, "kernel_size": 3, "padding": "same"}),
+    "many small images": (300, (3, 3, 4), {"filters": 5, "kernel_size": 2, "padding": "same"}),
+    "wide and deep": (1, (6, 90, 260), {"filters": 8, "kernel_size": 3, "padding": "same"}),
+    "no bias": (4, (8, 8, 8), {"filters": 8, "kernel_size": 3, "use_bias": False}),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", CASES)
+def test_the_same_bits_as_layer_by_layer(case, dtype):
+    n, shape, conv = CASES[case]
+    for padding, algorithm in (("same", "direct"), ("same", "winograd"), ("valid", "auto")):
+        if padding == "valid" and min(shape[:2]) < 5:
+            continue
+        with fastconv.algorithm(algorithm):
+            check(*pair(shape, conv, padding, dtype=dtype), images(n, shape, dtype))
+
+
+@pytest.mark.parametrize("rate", [0, 0.3, 0.9])
+def test_dropout_is_part_of_the_chain(rate):
+    for n, shape, conv in (CASES["a later layer"], CASES["odd size"], CASES["one filter"]):
+        chained, plain = pair(shape, conv, rate=rate)
+        assert len(chains.link(chained.layers)) == 1
+        check(chained, plain, images(n, shape))
+
+
+def test_nan_and_dead_windows():
+    n, shape, conv = CASES["odd size"]
+    x = images(n, shape)
+    x[1, 3, 4, 2], x[2, 0, 0, 0], x[3, 2, 2, 1] = np.nan, np.inf, -np.inf
+    with fastconv.algorithm("direct"):
+        check(*pair(shape, conv), x)
+    check(*pair(shape, conv), np.zeros((n, *shape), np.float32))
+
+
+def test_the_bits_do_not_depend_on_the_number_of_threads():
+    n, shape, conv = CASES["a later layer"]
+    for algorithm in ("direct", "winograd"):
+        bits = set()
+        for threads in (1, 2, 3, 7):
+            net, _ = pair(shape, conv, rate=0.5)
+            with fastconv.algorithm(algorithm), fastconv.num_threads(threads):
+                y, backward = net(images(n, shape), training=True)
+                dx = backward(y)
+            bits.add(y.tobytes() + dx.tobytes() + net.gradients.tobytes())
+        assert len(bits) == 1
+
+
+def test_an_empty_batch():
+    net, _ = pair((8, 8, 3), {"filters": 4, "kernel_size": 3}, rate=0.5)
+    y, backward = net(np.zeros((0, 8, 8, 3)), training=True)
+    net.gradients.fill(1)
+    assert y.shape == (0, 3, 3, 4) and backward(y).shape == (0, 8, 8, 3)
+    assert np.all(net.gradients == 1)  # a sum over nothing was added
+
+
+def test_what_is_not_a_chain_stays_apart():
+    def steps(*layers):
+        net = Sequential([*layers, Flatten()], input_shape=(8, 8, 3))
+        return [type(step).__name__ for step in chains.link(net.layers)]
+
+    plain = Conv2D(4, 3)
+    assert steps(plain, MaxPooling2D(2)) == ["Conv2D", "MaxPooling2D", "Flatten"]
+    assert steps(Conv2D(4, 3, activation="relu"), MaxPooling2D(3)) == ["Conv2D", "MaxPooling2D", "Flatten"]
+    assert steps(Conv2D(4, 3, activation="relu"), MaxPooling2D(2, 1)) == ["Conv2D", "MaxPooling2D", "Flatten"]
+    explicit = [[0, 0], [1, 0], [1, 0], [0, 0]]
+    assert steps(Conv2D(4, 3, activation="relu"), MaxPooling2D(2, padding=explicit))[0] == "Conv2D"
+
+    class Mine(Conv2D):
+        pass
+
+    assert steps(Mine(4, 3, activation="relu"), MaxPooling2D(2))[0] == "Mine"
+    assert steps(Conv2D(4, 3, activation="relu"), MaxPooling2D(2), Dropout(0.5)) == ["ConvPool", "Flatten"]
+
+
+def test_a_gradient_of_another_shape_is_refused():
+    net, _ = pair((8, 8, 3), {"filters": 4, "kernel_size": 3})
+    _, backward = net(np.zeros((2, 8, 8, 3)), training=True)
+    with pytest.raises(ValueError, match="dy must have shape"):
+        backward(np.zeros((2, 6, 6, 4), np.float32))
+
+
+# ---- memory that is used again ----
+
+
+def test_results_outlive_the_next_step():
+    net, _ = pair((8, 8, 3), {"filters": 4, "kernel_size": 3})
+    x = images(3, (8, 8, 3))
+    first, backward = net(x, training=True)
+    kept = first.copy()
+    view = first[1:, ::2]
+    del first
+    for _ in range(3):
+        second, other_backward = net(-x, training=True)
+        other_backward(np.ones_like(second))
+    np.testing.assert_array_equal(view, kept[1:, ::2])
+    again, _ = net(x, training=True)
+    np.testing.assert_array_equal(again, kept)
+    assert backward(kept).shape == x.shape
+
+
+def test_a_steady_step_asks_for_no_new_memory():
+    net = Sequential(
+        [Conv2D(16, 3, padding="same", activation="relu"), MaxPooling2D(2), Dropout(0.5), Flatten()],
+        input_shape=(32, 32, 3),
+    )
+    x = images(20, (32, 32, 3))
+    addresses = []
+    for _ in range(6):
+        net.forget_gradients()
+        y, backward = net(x, training=True)
+        dx = backward(y)
+        addresses.append((y.ctypes.data, dx.ctypes.data))
+        del y, dx, backward
+    assert len(set(addresses[2:])) <= 2  # results take turns in the same places
+
+
+def test_forgotten_gradients_are_replaced_and_others_added():
+    net, _ = pair((8, 8, 3), {"filters": 4, "kernel_size": 3})
+    x = images(3, (8, 8, 3))
+    y, backward = net(x, training=True)
+    net.forget_gradients()
+    backward(y)
+    once = net.gradients.copy()
+    backward(y)
+    np.testing.assert_array_equal(net.gradients, 2 * once)
+    net.forget_gradients()
+    backward(y)
+    np.testing.assert_array_equal(net.gradients, once)
