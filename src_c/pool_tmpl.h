@@ -84,28 +84,6 @@ static void FN(max_pool_grad_row)(void *dx_, const void *x_, const void *y_, con
         }
 }
 
-/* Bytes in memory and integers in lanes: as many as a vector of T has lanes. */
-typedef uint8_t FN(bytes) __attribute__((vector_size(FC_VECTOR_BYTES / sizeof(T))));
-
-FC_INLINE ivec FN(load_bytes)(const uint8_t *p, fc_index n)
-{
-    FN(bytes) b = {0};
-    if (n >= VL)
-        memcpy(&b, p, sizeof b);
-    else
-        memcpy(&b, p, (size_t)n);
-    return __builtin_convertvector(b, ivec);
-}
-
-FC_INLINE void FN(store_bytes)(uint8_t *p, ivec v, fc_index n)
-{
-    const FN(bytes) b = __builtin_convertvector(v, FN(bytes));
-    if (n >= VL)
-        memcpy(p, &b, sizeof b);
-    else
-        memcpy(p, &b, (size_t)n);
-}
-
 /* One window of h x w pixels, 1 or 2 each way. */
 FC_INLINE void FN(pool_window)(T *y, uint8_t *where, const T *x, fc_index x_row, fc_index x_pixel, fc_index h, fc_index w, fc_index n)
 {

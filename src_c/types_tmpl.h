@@ -40,3 +40,39 @@ FC_INLINE void FN(store_part)(T *p, vec v, fc_index n)
         p[i] = v[i];
 #endif
 }
+
+/* VL bytes in memory <-> integers 0 .. 255 in lanes; of the last vector only n < VL. */
+FC_INLINE ivec FN(load_bytes)(const uint8_t *p, fc_index n)
+{
+    uint8_t part[VL] = {0};
+    if (n < VL) {
+        for (fc_index i = 0; i < n; i++)
+            part[i] = p[i];
+        p = part;
+    }
+#if defined(__AVX512F__)
+    return sizeof(T) == 4 ? (ivec)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p))
+                          : (ivec)_mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)p));
+#elif defined(__AVX2__)
+    if (sizeof(T) == 4)
+        return (ivec)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+#endif
+    ivec v;
+    for (fc_index i = 0; i < VL; i++)
+        v[i] = p[i];
+    return v;
+}
+
+FC_INLINE void FN(store_bytes)(uint8_t *p, ivec v, fc_index n)
+{
+#if defined(__AVX512F__)
+    const __mmask16 lanes = (__mmask16)(n < VL ? (1u << n) - 1 : 0xffff);
+    if (sizeof(T) == 4)
+        _mm512_mask_cvtepi32_storeu_epi8(p, lanes, (__m512i)v);
+    else
+        _mm512_mask_cvtepi64_storeu_epi8(p, (__mmask8)lanes, (__m512i)v);
+#else
+    for (fc_index i = 0; i < VL && i < n; i++)
+        p[i] = (uint8_t)v[i];
+#endif
+}

@@ -8,6 +8,7 @@
 #include <immintrin.h>
 #elif defined(__AVX2__)
 #define FC_VECTOR_BYTES 32
+#include <immintrin.h>
 #else
 #define FC_VECTOR_BYTES 16 /* SSE2, NEON, or whatever the compiler makes of it */
 #endif

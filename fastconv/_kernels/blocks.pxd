@@ -73,7 +73,7 @@ cdef inline void read_images(Images *x, const char *data, fc_index size, object 
 
 cdef inline void copy_window(const fc_kernels *fc, char *out, const Images *x, fc_index image, fc_index top, fc_index left,
                              fc_index height, fc_index width, fc_index first, fc_index c) noexcept nogil:
-    """out[height][width][c] = channels first .. first + c - 1 of the pixels from (top, left) on, zeros where there is no image."""
+    """out[height][width][c] = channels first .. first + c - 1 of the pixels from (top, left) on, zeros outside the image."""
     cdef fc_index from_left = min(max(0, -left), width), to_right = max(from_left, min(width, x.w - left))
     cdef fc_index line_bytes = width * c * x.size, r, q, at
     cdef char *line

@@ -82,6 +82,12 @@ cdef struct Job:
     char *sums                        # [chunks][36][c][whole_k]
 
 
+cdef inline fc_index plane_size(const Job *job, fc_index rows, fc_index columns) noexcept nogil:
+    """Elements from one point's matrix to the next: a vector more than it holds, for at a power of two between them all points
+    would meet in the same few lines of the first-level cache (the transforms then take twice as long)."""
+    return rows * columns + job.fc.vl
+
+
 cdef inline fc_index whole_vectors(const Job *job, fc_index n) noexcept nogil:
     return ceil_div(n, job.fc.vl) * job.fc.vl
 
@@ -133,7 +139,7 @@ cdef void transform_source(const Job *job, fc_index tile, fc_index first_c, fc_i
     """Channels first_c .. first_c + c - 1 of one tile's 6x6 pixels into v, a row of V."""
     cdef fc_index top = job.v.origin + tile // job.tiles_u % job.tiles_v * job.m
     cdef fc_index left = job.u.origin + tile % job.tiles_u * job.m, image = tile // (job.tiles_u * job.tiles_v)
-    cdef fc_index plane = job.block * job.part_c, at
+    cdef fc_index plane = plane_size(job, job.block, job.part_c), at
     if job.x.where == NULL and top >= 0 and left >= 0 and top + EDGE <= job.x.h and left + EDGE <= job.x.w:
         at = ((image * job.x.h + top) * job.x.w + left) * job.c + first_c
         job.fc.winograd_data(v, plane, job.x.data + at * job.size, job.x.w * job.c, job.c, c)
@@ -185,7 +191,7 @@ cdef void finish_tile(const Job *job, fc_index tile, const char *s, fc_index pla
 
 cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept nogil:
     cdef fc_index group = task % job.groups, t0 = task // job.groups * job.block, tiles = min(job.block, job.tiles - t0)
-    cdef fc_index plane_v = job.block * job.part_c, plane_s = job.block * job.width
+    cdef fc_index plane_v = plane_size(job, job.block, job.part_c), plane_s = plane_size(job, job.block, job.width)
     cdef char *v = buffer
     cdef char *s = v + POINTS * plane_v * job.size
     cdef char *patch = s + POINTS * plane_s * job.size
@@ -213,10 +219,11 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     cdef Block block
     cdef char *data
     set_part(job, job.part_c)
-    job.plane_u = job.c * job.whole_k
+    job.plane_u = plane_size(job, job.c, job.whole_k)
     u_bytes = whole_lines(POINTS * job.plane_u * job.size)
     filter_bytes = job.taps * job.taps * FILTER_ROWS * job.width * job.size
-    block_bytes = POINTS * (job.block * (job.part_c + job.width) + max(job.c, job.width)) * job.size
+    block_bytes = POINTS * job.size * (plane_size(job, job.block, job.part_c) + plane_size(job, job.block, job.width)
+                                       + max(job.c, job.width))
     thread_bytes = whole_lines(max(filter_bytes, block_bytes))
     block = scratch(u_bytes + num_threads * thread_bytes)
     data = block.data
@@ -273,8 +280,9 @@ cdef void gradient_task(const Job *job, fc_index task, char *buffer) noexcept no
     cdef fc_index first_k = panel_start(&job.panels, panel0), group_k = panel_start(&job.panels, panel1) - first_k
     cdef fc_index n = panel_channels(&job.panels, first_k, first_k + group_k)
     cdef fc_index first_block = chunk * job.blocks // job.chunks, last_block = (chunk + 1) * job.blocks // job.chunks
-    cdef fc_index plane_v = job.block * job.part_c, plane_w = job.block * group_k
-    cdef char *sums = job.sums + chunk * POINTS * job.c * job.whole_k * job.size
+    cdef fc_index plane_v = plane_size(job, job.block, job.part_c), plane_w = plane_size(job, job.block, group_k)
+    cdef fc_index plane_s = plane_size(job, job.c, job.whole_k)
+    cdef char *sums = job.sums + chunk * POINTS * plane_s * job.size
     cdef char *v = buffer
     cdef char *w = v + POINTS * plane_v * job.size
     cdef char *patch = w + POINTS * plane_w * job.size
@@ -289,7 +297,7 @@ cdef void gradient_task(const Job *job, fc_index task, char *buffer) noexcept no
             for panel in range(panel0, panel1):
                 first = panel_start(&job.panels, panel)
                 width = panel_start(&job.panels, panel + 1) - first
-                job.fc.gemm(sums + ((p * job.c + first_c) * job.whole_k + first) * job.size, job.dw_row,
+                job.fc.gemm(sums + (p * plane_s + first_c * job.whole_k + first) * job.size, job.dw_row,
                             v + p * plane_v * job.size, job.count, c, job.row, tiles,
                             w + (p * plane_w + first - first_k) * job.size, group_k, width // job.fc.vl, width, NULL,
                             FC_ACCUMULATE if block > first_block else 0)
@@ -297,7 +305,7 @@ cdef void gradient_task(const Job *job, fc_index task, char *buffer) noexcept no
 
 cdef void finish_gradient(const Job *job, char *dw, fc_index c) noexcept nogil:
     """One input channel's filters: the chunks' sums, in order, and back from points to taps."""
-    cdef fc_index plane = job.c * job.whole_k, p, chunk
+    cdef fc_index plane = plane_size(job, job.c, job.whole_k), p, chunk
     cdef char *sums = job.sums + c * job.whole_k * job.size
     for p in range(POINTS):
         for chunk in range(1, job.chunks):
@@ -310,7 +318,7 @@ cdef int run_filter_gradient(Job *job, char *dw, int num_threads) except -1:
     cdef fc_index i, splits, sum_bytes, thread_bytes
     cdef Block block
     cdef char *data
-    sum_bytes = POINTS * job.c * job.whole_k * job.size
+    sum_bytes = POINTS * plane_size(job, job.c, job.whole_k) * job.size
     job.chunks = max(1, min(min(job.blocks, TASKS), PARTIAL_BYTES // sum_bytes))
     splits = max(1, TASKS // job.chunks)
     job.groups = min(job.panels.count, splits)
@@ -318,8 +326,9 @@ cdef int run_filter_gradient(Job *job, char *dw, int num_threads) except -1:
     job.part_c = whole_vectors(job, ceil_div(job.c, job.parts))
     job.parts = ceil_div(job.c, job.part_c)
     set_part(job, job.part_c)
-    thread_bytes = POINTS * (job.block * (job.part_c + ceil_div(job.panels.count, job.groups) * job.width) + max(job.c, job.k))
-    thread_bytes = whole_lines(thread_bytes * job.size)
+    thread_bytes = whole_lines(POINTS * job.size * (
+        plane_size(job, job.block, job.part_c) + max(job.c, job.k)
+        + plane_size(job, job.block, ceil_div(job.panels.count, job.groups) * job.width)))
     sum_bytes = whole_lines(job.chunks * sum_bytes)
     block = scratch(sum_bytes + num_threads * thread_bytes)
     data = block.data
