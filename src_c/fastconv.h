@@ -64,14 +64,14 @@ typedef struct fc_kernels {
     /* The three transforms of Winograd's algorithm between pixels and the 6x6 points (src_c/winograd_tmpl.h), for one tile and
      * all its channels.  Point (i, j) is plane number 6 i + j, `plane` elements from the one before.
      *
-     *     winograd_data    v = B^T x B       of 6x6 pixels x[i * x_row + j * x_pixel + channel]
-     *     winograd_filter  u = G g G^T       of taps x taps pixels g[i * g_row + j * g_tap + channel]; taps 2 .. 5
+     *     winograd_data    v = B^T x B       of 6x6 pixels pixel[6 i + j][channel]
+     *     winograd_filter  u = G g G^T       of taps x taps pixels tap[taps i + j][channel]; taps 2 .. 5
      *     winograd_result  y = A^T s A       m x m pixels y[i * y_row + j * y_pixel + channel], of which only the first
      *                                        rows x columns are written; m 2 .. 5; then FC_BIAS, FC_RELU
      *
      * v, u and s hold whole vectors: c or n rounded up to vl.  The surplus is written with zeros, and not read into y. */
-    void (*winograd_data)(void *v, fc_index plane, const void *x, fc_index x_row, fc_index x_pixel, fc_index c);
-    void (*winograd_filter)(void *u, fc_index plane, const void *g, fc_index g_row, fc_index g_tap, fc_index c, int taps);
+    void (*winograd_data)(void *v, fc_index plane, const void *const *pixel, fc_index c);
+    void (*winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps);
     void (*winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_index rows, fc_index columns, const void *s,
                             fc_index plane, fc_index n, const void *bias, int flags, int m);
 

@@ -77,16 +77,15 @@ FC_INLINE void FN(results)(vec *restrict out, const vec *restrict s, const int s
     out[m - 1] += s[5 * step];
 }
 
-static void FN(winograd_data)(void *v_, fc_index plane, const void *x_, fc_index x_row, fc_index x_pixel, fc_index c)
+static void FN(winograd_data)(void *v_, fc_index plane, const void *const *pixel, fc_index c)
 {
     T *v = v_;
-    const T *x = x_;
     for (fc_index ch = 0; ch < c; ch += VL) {
         const fc_index lanes = c - ch;
         vec t[6][6], column[6], row[6];
         for (int j = 0; j < 6; j++) {
             for (int i = 0; i < 6; i++) {
-                const T *at = x + i * x_row + j * x_pixel + ch;
+                const T *at = (const T *)pixel[i * 6 + j] + ch;
                 column[i] = lanes < VL ? FN(load_part)(at, lanes) : FN(load)(at);
             }
             FN(data_points)(t[j], column, 1);
@@ -99,14 +98,14 @@ static void FN(winograd_data)(void *v_, fc_index plane, const void *x_, fc_index
     }
 }
 
-FC_INLINE void FN(filter_tile)(T *u, fc_index plane, const T *g, fc_index g_row, fc_index g_tap, fc_index c, const int R)
+FC_INLINE void FN(filter_tile)(T *u, fc_index plane, const void *const *tap, fc_index c, const int R)
 {
     for (fc_index ch = 0; ch < c; ch += VL) {
         const fc_index lanes = c - ch;
         vec t[5][6], column[5], row[6];
         for (int j = 0; j < R; j++) {
             for (int i = 0; i < R; i++) {
-                const T *at = g + i * g_row + j * g_tap + ch;
+                const T *at = (const T *)tap[i * R + j] + ch;
                 column[i] = lanes < VL ? FN(load_part)(at, lanes) : FN(load)(at);
             }
             FN(filter_points)(t[j], column, 1, R);
@@ -119,13 +118,13 @@ FC_INLINE void FN(filter_tile)(T *u, fc_index plane, const T *g, fc_index g_row,
     }
 }
 
-static void FN(winograd_filter)(void *u, fc_index plane, const void *g, fc_index g_row, fc_index g_tap, fc_index c, int taps)
+static void FN(winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps)
 {
     switch (taps) {
-    case 2: FN(filter_tile)(u, plane, g, g_row, g_tap, c, 2); break;
-    case 3: FN(filter_tile)(u, plane, g, g_row, g_tap, c, 3); break;
-    case 4: FN(filter_tile)(u, plane, g, g_row, g_tap, c, 4); break;
-    case 5: FN(filter_tile)(u, plane, g, g_row, g_tap, c, 5); break;
+    case 2: FN(filter_tile)(u, plane, tap, c, 2); break;
+    case 3: FN(filter_tile)(u, plane, tap, c, 3); break;
+    case 4: FN(filter_tile)(u, plane, tap, c, 4); break;
+    case 5: FN(filter_tile)(u, plane, tap, c, 5); break;
     }
 }
 

@@ -95,3 +95,15 @@ cdef inline void copy_window(const fc_kernels *fc, char *out, const Images *x, f
             for q in range(to_right - from_left):
                 memcpy(line + (from_left + q) * c * x.size, pixel + q * x.c * x.size, c * x.size)
         memset(line + to_right * c * x.size, 0, (width - to_right) * c * x.size)
+
+
+cdef inline void window_pixels(const void **pixel, const char *zeros, const Images *x, fc_index image, fc_index top,
+                               fc_index left, fc_index height, fc_index width, fc_index first) noexcept nogil:
+    """pixel[height][width] = where those pixels' channels from `first` on lie; `zeros` where there is no image."""
+    cdef fc_index r, q, at
+    for r in range(top, top + height):
+        at = ((image * x.h + r) * x.w + left) * x.c + first
+        for q in range(left, left + width):
+            pixel[0] = x.data + at * x.size if 0 <= r < x.h and 0 <= q < x.w else zeros
+            pixel += 1
+            at += x.c

@@ -21,10 +21,8 @@ cdef extern from "fastconv.h" nogil:
                      fc_index k, fc_index run, const void *b, fc_index n, const void *bias, int flags) noexcept nogil
         void (*pack)(void *b, const void *w, fc_index k, fc_index n, fc_index width, fc_index w_row,
                      fc_index w_col) noexcept nogil
-        void (*winograd_data)(void *v, fc_index plane, const void *x, fc_index x_row, fc_index x_pixel,
-                              fc_index c) noexcept nogil
-        void (*winograd_filter)(void *u, fc_index plane, const void *g, fc_index g_row, fc_index g_tap, fc_index c,
-                                int taps) noexcept nogil
+        void (*winograd_data)(void *v, fc_index plane, const void *const *pixel, fc_index c) noexcept nogil
+        void (*winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps) noexcept nogil
         void (*winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_index rows, fc_index columns, const void *s,
                                 fc_index plane, fc_index n, const void *bias, int flags, int m) noexcept nogil
         void (*max_pool_row)(void *y, const void *x, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,

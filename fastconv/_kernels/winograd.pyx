@@ -21,6 +21,7 @@ from libc.string cimport memset
 
 from fastconv._kernels.blocks cimport (
     Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, read_axis, read_images, whole_lines,
+    window_pixels,
 )
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_RELU, fc_index, fc_kernels
@@ -37,7 +38,7 @@ cdef enum:
 # V and S of a block, of the second-level cache's 512 KB to 1 MB.
 cdef fc_index BLOCK_BYTES = 640 << 10
 # Tiles of a block: whole register tiles of 6 rows or most of 14; more would not use a panel of U better.
-cdef fc_index LEAST_TILES = 12
+cdef fc_index LEAST_TILES = 24
 cdef fc_index MOST_TILES = 48
 # Work is cut into at least this many tasks where the shape allows.
 cdef fc_index TASKS = 16
@@ -61,6 +62,7 @@ cdef struct Job:
     fc_index width                    # of the widest panel
     fc_index groups                   # of panels, each a task of its own
     fc_index part_c, parts            # filter_gradient: channels of a task (correlate: all, in whole vectors)
+    const char *zeros                 # max(c, k) of them, a pixel outside the image
     fc_index *row                     # [block] a tile's row of V
     fc_index *place                   # [block] a tile's row of S
     fc_index *count                   # [max(c, k)] 0, 1, 2, ..
@@ -93,7 +95,7 @@ cdef inline fc_index whole_vectors(const Job *job, fc_index n) noexcept nogil:
 
 
 cdef int plan(Job *job, fc_index size, fc_index k, vertical, horizontal) except -1:
-    cdef fc_index i, tile_bytes
+    cdef fc_index i, tile_bytes, most
     job.fc, job.size, job.c, job.k = kernels_for(size), size, job.x.c, k
     read_axis(&job.v, vertical)
     read_axis(&job.u, horizontal)
@@ -104,9 +106,12 @@ cdef int plan(Job *job, fc_index size, fc_index k, vertical, horizontal) except 
     job.width = ceil_div(job.panels.vectors, job.panels.count) * job.fc.vl
     job.part_c, job.parts, job.whole_k = whole_vectors(job, job.c), 1, whole_vectors(job, job.k)
     tile_bytes = POINTS * (job.part_c + job.width) * job.size
-    job.block = max(LEAST_TILES, min(MOST_TILES, BLOCK_BYTES // tile_bytes)) // 6 * 6
-    job.block = max(1, min(job.block, ceil_div(job.tiles, TASKS)))
+    most = max(LEAST_TILES, min(MOST_TILES, BLOCK_BYTES // tile_bytes))
+    job.block = min(most, ceil_div(job.tiles, TASKS))
+    if job.block < LEAST_TILES:  # share out the panels before the tiles: each block reads all of its panels' U
+        job.block = min(most, ceil_div(job.tiles, ceil_div(TASKS, job.panels.count)))
     job.blocks = ceil_div(job.tiles, job.block)
+    job.block = ceil_div(job.tiles, job.blocks)
     job.groups = min(job.panels.count, ceil_div(TASKS, job.blocks))
     job.row = <fc_index *>malloc((2 * job.block + 2 * max(job.c, job.k)) * sizeof(fc_index))
     if job.row == NULL:
@@ -135,17 +140,25 @@ cdef void free_job(Job *job) noexcept nogil:
     free(job.row)
 
 
+cdef void find_pixels(const Job *job, const void **pixel, const Images *x, fc_index image, fc_index top, fc_index left,
+                      fc_index edge, fc_index first, fc_index c, char *patch) noexcept nogil:
+    """Where the edge x edge pixels of a tile lie; what exists only as a pool's gradient is first spread into the patch."""
+    cdef fc_index i
+    if x.where == NULL:
+        window_pixels(pixel, job.zeros, x, image, top, left, edge, edge, first)
+        return
+    copy_window(job.fc, patch, x, image, top, left, edge, edge, first, c)
+    for i in range(edge * edge):
+        pixel[i] = patch + i * c * job.size
+
+
 cdef void transform_source(const Job *job, fc_index tile, fc_index first_c, fc_index c, char *v, char *patch) noexcept nogil:
     """Channels first_c .. first_c + c - 1 of one tile's 6x6 pixels into v, a row of V."""
     cdef fc_index top = job.v.origin + tile // job.tiles_u % job.tiles_v * job.m
     cdef fc_index left = job.u.origin + tile % job.tiles_u * job.m, image = tile // (job.tiles_u * job.tiles_v)
-    cdef fc_index plane = plane_size(job, job.block, job.part_c), at
-    if job.x.where == NULL and top >= 0 and left >= 0 and top + EDGE <= job.x.h and left + EDGE <= job.x.w:
-        at = ((image * job.x.h + top) * job.x.w + left) * job.c + first_c
-        job.fc.winograd_data(v, plane, job.x.data + at * job.size, job.x.w * job.c, job.c, c)
-    else:
-        copy_window(job.fc, patch, &job.x, image, top, left, EDGE, EDGE, first_c, c)
-        job.fc.winograd_data(v, plane, patch, EDGE * c, c, c)
+    cdef const void *pixel[POINTS]
+    find_pixels(job, pixel, &job.x, image, top, left, EDGE, first_c, c, patch)
+    job.fc.winograd_data(v, plane_size(job, job.block, job.part_c), pixel, c)
 
 
 # ------------------------------------------------------------------------------------------------ correlate
@@ -155,20 +168,25 @@ cdef void transform_filters(const Job *job, fc_index task, char *buffer) noexcep
     cdef fc_index pieces = ceil_div(job.c, FILTER_ROWS)
     cdef fc_index panel = task // pieces, c0 = task % pieces * FILTER_ROWS, rows = min(FILTER_ROWS, job.c - c0)
     cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
-    cdef fc_index a, b, r, n = panel_channels(&job.panels, first, first + width), tap_bytes = rows * width * job.size
+    cdef fc_index a, b, r, n = panel_channels(&job.panels, first, first + width), row_bytes = job.k * job.size
+    cdef const void *tap[POINTS]
     cdef const char *w
-    cdef char *tap
     for a in range(job.taps):
         for b in range(job.taps):
             w = job.filters + (job.v.tap[a] * job.taps + job.u.tap[b]) * job.c * job.k * job.size
-            tap = buffer + (a * job.taps + b) * tap_bytes
             if job.transposed:
-                job.fc.pack(tap, w + (first * job.c + c0) * job.size, rows, n, width, 1, job.c)
+                job.fc.pack(buffer, w + (first * job.c + c0) * job.size, rows, n, width, 1, job.c)
+                tap[a * job.taps + b] = buffer
+                buffer += rows * width * job.size
             else:
-                job.fc.pack(tap, w + (c0 * job.k + first) * job.size, rows, n, width, job.k, 1)
+                tap[a * job.taps + b] = w + (c0 * job.k + first) * job.size
+    if job.transposed:
+        row_bytes = width * job.size
     for r in range(rows):
-        job.fc.winograd_filter(job.transformed + (job.c * first + (c0 + r) * width) * job.size, job.plane_u,
-                               buffer + r * width * job.size, job.taps * rows * width, rows * width, width, <int>job.taps)
+        job.fc.winograd_filter(job.transformed + (job.c * first + (c0 + r) * width) * job.size, job.plane_u, tap, n,
+                               <int>job.taps)
+        for a in range(job.taps * job.taps):
+            tap[a] = <const char *>tap[a] + row_bytes
 
 
 cdef void finish_tile(const Job *job, fc_index tile, const char *s, fc_index plane, fc_index first, fc_index n,
@@ -225,9 +243,10 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     block_bytes = POINTS * job.size * (plane_size(job, job.block, job.part_c) + plane_size(job, job.block, job.width)
                                        + max(job.c, job.width))
     thread_bytes = whole_lines(max(filter_bytes, block_bytes))
-    block = scratch(u_bytes + num_threads * thread_bytes)
+    block = scratch(u_bytes + num_threads * thread_bytes + whole_lines(job.c * job.size))
     data = block.data
     job.transformed = data
+    job.zeros = <const char *>memset(data + u_bytes + num_threads * thread_bytes, 0, job.c * job.size)
     with nogil, parallel(num_threads=num_threads):
         for i in prange(job.panels.count * ceil_div(job.c, FILTER_ROWS), schedule="static"):
             transform_filters(job, i, data + u_bytes + threadid() * thread_bytes)
@@ -264,13 +283,10 @@ cdef void transform_gradient(const Job *job, fc_index tile, fc_index first, fc_i
                              char *patch) noexcept nogil:
     """Channels first .. first + n - 1 of one tile's m x m pixels of the output's gradient into w, a row of W."""
     cdef fc_index top = tile // job.tiles_u % job.tiles_v * job.m, left = tile % job.tiles_u * job.m
-    cdef fc_index image = tile // (job.tiles_u * job.tiles_v), at
-    if job.dy.where == NULL and top + job.m <= job.dy.h and left + job.m <= job.dy.w:
-        at = ((image * job.dy.h + top) * job.dy.w + left) * job.k + first
-        job.fc.winograd_filter(w, plane, job.dy.data + at * job.size, job.dy.w * job.k, job.k, n, <int>job.m)
-    else:
-        copy_window(job.fc, patch, &job.dy, image, top, left, job.m, job.m, first, n)
-        job.fc.winograd_filter(w, plane, patch, job.m * n, n, n, <int>job.m)
+    cdef fc_index image = tile // (job.tiles_u * job.tiles_v)
+    cdef const void *pixel[POINTS]
+    find_pixels(job, pixel, &job.dy, image, top, left, job.m, first, n, patch)
+    job.fc.winograd_filter(w, plane, pixel, n, <int>job.m)
 
 
 cdef void gradient_task(const Job *job, fc_index task, char *buffer) noexcept nogil:
@@ -330,9 +346,10 @@ cdef int run_filter_gradient(Job *job, char *dw, int num_threads) except -1:
         plane_size(job, job.block, job.part_c) + max(job.c, job.k)
         + plane_size(job, job.block, ceil_div(job.panels.count, job.groups) * job.width)))
     sum_bytes = whole_lines(job.chunks * sum_bytes)
-    block = scratch(sum_bytes + num_threads * thread_bytes)
+    block = scratch(sum_bytes + num_threads * thread_bytes + max(job.c, job.k) * job.size)
     data = block.data
     job.sums = data
+    job.zeros = <const char *>memset(data + sum_bytes + num_threads * thread_bytes, 0, max(job.c, job.k) * job.size)
     with nogil, parallel(num_threads=num_threads):
         for i in prange(job.chunks * job.groups * job.parts, schedule="dynamic"):
             gradient_task(job, i, data + sum_bytes + threadid() * thread_bytes)
