@@ -42,6 +42,10 @@ cdef fc_index LEAST_TILES = 24
 cdef fc_index MOST_TILES = 48
 # Work is cut into at least this many tasks where the shape allows.
 cdef fc_index TASKS = 16
+# A filter gradient's S for one task, of the same cache.
+cdef fc_index SUM_BYTES = 320 << 10
+# Its tasks, where the shape allows: each chunk of them sums into an S of its own.
+cdef fc_index CHUNKS = 8
 # All chunks' sums of a filter gradient together.
 cdef fc_index PARTIAL_BYTES = 1 << 22
 # Channels are summed in runs of so many, whose sums are then added: one run of 512 would round twice as badly.
@@ -95,7 +99,6 @@ cdef inline fc_index whole_vectors(const Job *job, fc_index n) noexcept nogil:
 
 
 cdef int plan(Job *job, fc_index size, fc_index k, vertical, horizontal) except -1:
-    cdef fc_index i, tile_bytes, most
     job.fc, job.size, job.c, job.k = kernels_for(size), size, job.x.c, k
     read_axis(&job.v, vertical)
     read_axis(&job.u, horizontal)
@@ -104,15 +107,44 @@ cdef int plan(Job *job, fc_index size, fc_index k, vertical, horizontal) except 
     job.tiles = job.x.n * job.tiles_v * job.tiles_u
     job.panels = cut_panels(job.fc, job.k)
     job.width = ceil_div(job.panels.vectors, job.panels.count) * job.fc.vl
-    job.part_c, job.parts, job.whole_k = whole_vectors(job, job.c), 1, whole_vectors(job, job.k)
-    tile_bytes = POINTS * (job.part_c + job.width) * job.size
-    most = max(LEAST_TILES, min(MOST_TILES, BLOCK_BYTES // tile_bytes))
+    job.whole_k = whole_vectors(job, job.k)
+    return 0
+
+
+cdef inline fc_index most_tiles(const Job *job, fc_index n_bytes) noexcept nogil:
+    """Tiles of a block whose V, and S or W, take so much memory."""
+    return max(LEAST_TILES, min(MOST_TILES, n_bytes // (POINTS * (job.part_c + job.width) * job.size)))
+
+
+cdef void plan_correlate(Job *job) noexcept nogil:
+    cdef fc_index most
+    job.part_c, job.parts = whole_vectors(job, job.c), 1
+    most = most_tiles(job, BLOCK_BYTES)
     job.block = min(most, ceil_div(job.tiles, TASKS))
     if job.block < LEAST_TILES:  # share out the panels before the tiles: each block reads all of its panels' U
         job.block = min(most, ceil_div(job.tiles, ceil_div(TASKS, job.panels.count)))
     job.blocks = ceil_div(job.tiles, job.block)
     job.block = ceil_div(job.tiles, job.blocks)
     job.groups = min(job.panels.count, ceil_div(TASKS, job.blocks))
+
+
+cdef void plan_gradient(Job *job) noexcept nogil:
+    """A task's S stays in the cache beside V and W: one panel and so many channels."""
+    cdef fc_index point_bytes = POINTS * job.width * job.size, whole_bytes = POINTS * job.c * job.whole_k * job.size
+    job.groups = job.panels.count
+    job.parts = ceil_div(job.c, max(job.fc.vl, SUM_BYTES // point_bytes))
+    job.part_c = whole_vectors(job, ceil_div(job.c, job.parts))
+    job.parts = ceil_div(job.c, job.part_c)
+    job.block = min(most_tiles(job, BLOCK_BYTES - SUM_BYTES), ceil_div(job.tiles, CHUNKS))
+    job.blocks = ceil_div(job.tiles, job.block)
+    # A power of two, so that 2, 4, 8 threads get the same share.
+    job.chunks = 1
+    while 2 * job.chunks * job.groups * job.parts <= CHUNKS and 2 * job.chunks <= min(job.blocks, PARTIAL_BYTES // whole_bytes):
+        job.chunks *= 2
+
+
+cdef int fill_tables(Job *job) except -1:
+    cdef fc_index i
     job.row = <fc_index *>malloc((2 * job.block + 2 * max(job.c, job.k)) * sizeof(fc_index))
     if job.row == NULL:
         raise MemoryError("fastconv: no memory for the tables of a convolution")
@@ -120,18 +152,12 @@ cdef int plan(Job *job, fc_index size, fc_index k, vertical, horizontal) except 
     job.count = job.place + job.block
     job.dw_row = job.count + max(job.c, job.k)
     for i in range(job.block):
+        job.row[i] = i * job.part_c
         job.place[i] = i * job.width
     for i in range(max(job.c, job.k)):
         job.count[i] = i
         job.dw_row[i] = i * job.whole_k
     return 0
-
-
-cdef void set_part(Job *job, fc_index part_c) noexcept nogil:
-    cdef fc_index i
-    job.part_c = part_c
-    for i in range(job.block):
-        job.row[i] = i * part_c
 
 
 cdef void free_job(Job *job) noexcept nogil:
@@ -236,7 +262,8 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     cdef fc_index i, u_bytes, filter_bytes, block_bytes, thread_bytes
     cdef Block block
     cdef char *data
-    set_part(job, job.part_c)
+    plan_correlate(job)
+    fill_tables(job)
     job.plane_u = plane_size(job, job.c, job.whole_k)
     u_bytes = whole_lines(POINTS * job.plane_u * job.size)
     filter_bytes = job.taps * job.taps * FILTER_ROWS * job.width * job.size
@@ -331,21 +358,14 @@ cdef void finish_gradient(const Job *job, char *dw, fc_index c) noexcept nogil:
 
 
 cdef int run_filter_gradient(Job *job, char *dw, int num_threads) except -1:
-    cdef fc_index i, splits, sum_bytes, thread_bytes
+    cdef fc_index i, sum_bytes, thread_bytes
     cdef Block block
     cdef char *data
-    sum_bytes = POINTS * plane_size(job, job.c, job.whole_k) * job.size
-    job.chunks = max(1, min(min(job.blocks, TASKS), PARTIAL_BYTES // sum_bytes))
-    splits = max(1, TASKS // job.chunks)
-    job.groups = min(job.panels.count, splits)
-    job.parts = min(splits // job.groups, ceil_div(job.c, job.fc.vl))
-    job.part_c = whole_vectors(job, ceil_div(job.c, job.parts))
-    job.parts = ceil_div(job.c, job.part_c)
-    set_part(job, job.part_c)
+    plan_gradient(job)
+    fill_tables(job)
+    sum_bytes = whole_lines(job.chunks * POINTS * plane_size(job, job.c, job.whole_k) * job.size)
     thread_bytes = whole_lines(POINTS * job.size * (
-        plane_size(job, job.block, job.part_c) + max(job.c, job.k)
-        + plane_size(job, job.block, ceil_div(job.panels.count, job.groups) * job.width)))
-    sum_bytes = whole_lines(job.chunks * sum_bytes)
+        plane_size(job, job.block, job.part_c) + plane_size(job, job.block, job.width) + max(job.c, job.width)))
     block = scratch(sum_bytes + num_threads * thread_bytes + max(job.c, job.k) * job.size)
     data = block.data
     job.sums = data
