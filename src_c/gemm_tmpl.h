@@ -149,31 +149,22 @@ static void FN(dots)(void *y_, const fc_index *yrow, const void *x, const fc_ind
     }
 }
 
-/* Squares of this many rows and columns, so that a transposing copy uses every cache line that it opens while it has it. */
-#define SQUARE 16
-
 static void FN(pack)(void *b_, const void *w_, fc_index k, fc_index n, fc_index width, fc_index w_row, fc_index w_col)
 {
     T *b = b_;
     const T *w = w_;
-    if (w_col == 1) {
-        for (fc_index p = 0; p < k; p++) {
+    /* Row by row, or transposing in squares: of w_row and w_col one is 1, or n is. */
+    const fc_index whole_k = w_row == 1 ? k / QUAD * QUAD : 0, whole_n = w_row == 1 ? n / QUAD * QUAD : 0;
+    for (fc_index p = 0; p < whole_k; p += QUAD)
+        for (fc_index j = 0; j < whole_n; j += QUAD)
+            FN(transpose_quad)(b + p * width + j, width, w + p + j * w_col, w_col);
+    for (fc_index p = 0; p < k; p++) {
+        const fc_index done = p < whole_k ? whole_n : 0;
+        if (w_col == 1)
             memcpy(b + p * width, w + p * w_row, (size_t)n * sizeof(T));
-            memset(b + p * width + n, 0, (size_t)(width - n) * sizeof(T));
-        }
-        return;
-    }
-    for (fc_index p0 = 0; p0 < k; p0 += SQUARE) {
-        const fc_index p1 = p0 + SQUARE < k ? p0 + SQUARE : k;
-        for (fc_index j0 = 0; j0 < n; j0 += SQUARE) {
-            const fc_index j1 = j0 + SQUARE < n ? j0 + SQUARE : n;
-            for (fc_index p = p0; p < p1; p++)
-                for (fc_index j = j0; j < j1; j++)
-                    b[p * width + j] = w[p * w_row + j * w_col];
-        }
-        for (fc_index p = p0; p < p1; p++)
-            for (fc_index j = n; j < width; j++)
-                b[p * width + j] = 0;
+        else
+            for (fc_index j = done; j < n; j++)
+                b[p * width + j] = w[p * w_row + j * w_col];
+        memset(b + p * width + n, 0, (size_t)(width - n) * sizeof(T));
     }
 }
-#undef SQUARE

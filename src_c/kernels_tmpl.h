@@ -35,6 +35,7 @@ const fc_kernels FN(kernels) = {
 
 #undef FN
 #undef VL
+#undef QUAD
 #undef vec
 #undef uvec
 #undef ivec

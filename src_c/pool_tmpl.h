@@ -123,31 +123,47 @@ static void FN(pool_windows)(void *y_, uint8_t *where, fc_index y_row, fc_index 
         }
 }
 
-static void FN(unpool)(void *dy_, fc_index dy_row, fc_index dy_pixel, const void *g_, const uint8_t *where, fc_index gh,
+/* What one window gives to its pixels first_r .. last_r - 1 x first_q .. last_q - 1, which are some of (0, 1) x (0, 1);
+ * g NULL: a window outside the image. */
+FC_INLINE void FN(unpool_window)(T *dy, fc_index dy_row, fc_index dy_pixel, const T *g, const uint8_t *where, fc_index first_r,
+                                 fc_index last_r, fc_index first_q, fc_index last_q, fc_index n, vec factor)
+{
+    for (fc_index ch = 0; ch < n; ch += VL) {
+        const fc_index lanes = n - ch;
+        vec gradient = {0};
+        ivec number = {0};
+        if (g) {
+            gradient = (lanes < VL ? FN(load_part)(g + ch, lanes) : FN(load)(g + ch)) * factor;
+            number = FN(load_bytes)(where + ch, lanes);
+        }
+        for (fc_index r = first_r; r < last_r; r++)
+            for (fc_index q = first_q; q < last_q; q++) {
+                const vec part = (vec)((number == (INT)(2 * r + q)) & (ivec)gradient);
+                T *out = dy + r * dy_row + q * dy_pixel + ch;
+                if (lanes < VL)
+                    FN(store_part)(out, part, lanes);
+                else
+                    FN(store)(out, part);
+            }
+    }
+}
+
+static void FN(unpool)(void *dy_, fc_index dy_row, fc_index dy_pixel, const void *g_, const uint8_t *where_, fc_index gh,
                        fc_index gw, fc_index c, fc_index top, fc_index left, fc_index rows, fc_index columns, fc_index n,
                        double scale)
 {
-    const T *g = g_;
     const vec factor = FN(splat)((T)scale);
-    for (fc_index r = 0; r < rows; r++)
-        for (fc_index q = 0; q < columns; q++) {
-            T *dy = (T *)dy_ + r * dy_row + q * dy_pixel;
-            const fc_index v = top + r, u = left + q;
-            if (v < 0 || u < 0 || v >= 2 * gh || u >= 2 * gw) {
-                memset(dy, 0, (size_t)n * sizeof(T));
-                continue;
-            }
-            const fc_index window = (v / 2 * gw + u / 2) * c;
-            const ivec number = (INT)(v % 2 * 2 + u % 2) - (ivec){0};
-            for (fc_index ch = 0; ch < n; ch += VL) {
-                const fc_index lanes = n - ch, at = window + ch;
-                const ivec mine = FN(load_bytes)(where + at, lanes) == number;
-                const vec gradient = (lanes < VL ? FN(load_part)(g + at, lanes) : FN(load)(g + at)) * factor;
-                const vec part = (vec)(mine & (ivec)gradient);
-                if (lanes < VL)
-                    FN(store_part)(dy + ch, part, lanes);
-                else
-                    FN(store)(dy + ch, part);
-            }
+    /* From the window's first pixel on, which may lie before the rectangle: (r, q) are even. */
+    for (fc_index r = top - (top & 1); r < top + rows; r += 2)
+        for (fc_index q = left - (left & 1); q < left + columns; q += 2) {
+            const int inside = r >= 0 && q >= 0 && r < 2 * gh && q < 2 * gw;
+            const fc_index window = inside ? (r / 2 * gw + q / 2) * c : 0;
+            T *dy = (T *)dy_ + (r - top) * dy_row + (q - left) * dy_pixel;
+            const T *g = inside ? (const T *)g_ + window : 0;
+            if (r >= top && q >= left && r + 2 <= top + rows && q + 2 <= left + columns)
+                FN(unpool_window)(dy, dy_row, dy_pixel, g, where_ + window, 0, 2, 0, 2, n, factor);
+            else
+                FN(unpool_window)(dy, dy_row, dy_pixel, g, where_ + window, r < top, r + 2 > top + rows ? 1 : 2, q < left,
+                                  q + 2 > left + columns ? 1 : 2, n, factor);
         }
 }

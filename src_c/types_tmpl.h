@@ -41,6 +41,26 @@ FC_INLINE void FN(store_part)(T *p, vec v, fc_index n)
 #endif
 }
 
+/* b[j * b_row + i] = a[i * a_row + j] for i, j < QUAD: squares of 16 bytes each way. */
+#define QUAD ((fc_index)(16 / sizeof(T)))
+FC_INLINE void FN(transpose_quad)(T *b, fc_index b_row, const T *a, fc_index a_row)
+{
+#if defined(__SSE2__)
+    if (sizeof(T) == 4) {
+        __m128 r[4];
+        for (int i = 0; i < 4; i++)
+            r[i] = _mm_loadu_ps((const float *)a + i * a_row);
+        _MM_TRANSPOSE4_PS(r[0], r[1], r[2], r[3]);
+        for (int i = 0; i < 4; i++)
+            _mm_storeu_ps((float *)b + i * b_row, r[i]);
+        return;
+    }
+#endif
+    for (fc_index i = 0; i < QUAD; i++)
+        for (fc_index j = 0; j < QUAD; j++)
+            b[j * b_row + i] = a[i * a_row + j];
+}
+
 /* VL bytes in memory <-> integers 0 .. 255 in lanes; of the last vector only n < VL. */
 FC_INLINE ivec FN(load_bytes)(const uint8_t *p, fc_index n)
 {
@@ -57,7 +77,7 @@ FC_INLINE ivec FN(load_bytes)(const uint8_t *p, fc_index n)
     if (sizeof(T) == 4)
         return (ivec)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
 #endif
-    ivec v;
+    ivec v = {0};
     for (fc_index i = 0; i < VL; i++)
         v[i] = p[i];
     return v;

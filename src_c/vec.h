@@ -11,6 +11,9 @@
 #include <immintrin.h>
 #else
 #define FC_VECTOR_BYTES 16 /* SSE2, NEON, or whatever the compiler makes of it */
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 #endif
 
 /* The register tiles of gemm: X(rows, vectors).  Accumulators, one vector of b per column and a broadcast of x have to fit in
