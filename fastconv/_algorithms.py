@@ -1,7 +1,8 @@
 """Which algorithm computes a convolution: decided from its shape alone, so that equal shapes give equal bits.
 
     filter, stride, dilation   channels, filters   tiles        algorithm
-    3x3 or 5x5, 1, 1           8 or more           64 or more   winograd: 4 or 2.8 times fewer products
+    3x3 or 5x5, 1, 1           8 or more           32 or more   winograd: 4 or 2.8 times fewer products
+                                                   (64 for the filters' gradient)
     3x3 or 5x5, 1, 1           any other                        direct: few channels leave lanes empty, few
                                                                 tiles do not repay transforming the filters
     anything else                                               direct
@@ -28,7 +29,9 @@ from fastconv.geometry import Axis
 
 ALGORITHMS = ("auto", "direct", "winograd")
 LEAST_CHANNELS = 8
-LEAST_TILES = 64
+LEAST_TILES = 32
+# The sums of a filter's gradient at the 36 points are four times its size and pass through memory twice.
+LEAST_TILES_OF_FILTER_GRADIENT = 64
 
 _context: ContextVar[str | None] = ContextVar("fastconv_algorithm", default=None)
 
@@ -48,7 +51,13 @@ def algorithm(name: str) -> Iterator[None]:
 
 
 def winograd(
-    algorithm: str | None, images: int, vertical: Axis, horizontal: Axis, channels: int, filters: int
+    algorithm: str | None,
+    images: int,
+    vertical: Axis,
+    horizontal: Axis,
+    channels: int,
+    filters: int,
+    least_tiles: int = LEAST_TILES,
 ) -> bool:
     """Whether to use Winograd's algorithm, given the call's `algorithm` argument (or None)."""
     wanted = algorithm
@@ -67,7 +76,7 @@ def winograd(
         return fits and wanted == "winograd"
     side = 7 - vertical.kernel  # of a tile of results
     tiles = images * -(-vertical.out // side) * -(-horizontal.out // side)
-    return min(channels, filters) >= LEAST_CHANNELS and tiles >= LEAST_TILES
+    return min(channels, filters) >= LEAST_CHANNELS and tiles >= least_tiles
 
 
 @functools.lru_cache(maxsize=1)

@@ -38,8 +38,12 @@ class Convolution:
         self.vertical, self.horizontal = v, u
         self.output_shape = (shape[0], v.out, u.out, filter_shape[3])
         self.multiply_adds = math.prod(self.output_shape) * math.prod(filter_shape[:3])
-        use_winograd = _algorithms.winograd(algorithm, shape[0], v, u, *filter_shape[2:])
-        self._driver = _winograd if use_winograd else _direct
+        choice = (algorithm, shape[0], v, u, *filter_shape[2:])
+        least = _algorithms.LEAST_TILES_OF_FILTER_GRADIENT
+        self._correlate = (_winograd if _algorithms.winograd(*choice) else _direct).correlate
+        self._filter_gradient = (
+            _winograd if _algorithms.winograd(*choice, least) else _direct
+        ).filter_gradient
 
     def forward(
         self,
@@ -58,7 +62,7 @@ class Convolution:
         if y.size:
             sweeps = geometry.forward_sweep(self.vertical), geometry.forward_sweep(self.horizontal)
             pooling: dict[str, Any] = {"pools": pools, "where": where}
-            self._driver.correlate(y, x, filters, bias, relu, *sweeps, False, n, **pooling)
+            self._correlate(y, x, filters, bias, relu, *sweeps, False, n, **pooling)
 
     def input_gradient(
         self,
@@ -75,7 +79,7 @@ class Convolution:
             return
         for v in geometry.input_gradient_sweeps(self.vertical):
             for u in geometry.input_gradient_sweeps(self.horizontal):
-                self._driver.correlate(dx, dy, filters, None, False, v, u, True, n, unpool=pooled)
+                self._correlate(dx, dy, filters, None, False, v, u, True, n, unpool=pooled)
 
     def filter_gradient(
         self,
@@ -91,7 +95,7 @@ class Convolution:
             dw.fill(0)
             return
         sweeps = geometry.forward_sweep(self.vertical), geometry.forward_sweep(self.horizontal)
-        self._driver.filter_gradient(dw, x, dy, *sweeps, n, unpool=self._pooled(unpool))
+        self._filter_gradient(dw, x, dy, *sweeps, n, unpool=self._pooled(unpool))
 
     def _pooled(self, unpool: tuple[NDArray, float] | None) -> tuple[Any, ...] | None:
         return None if unpool is None else (*unpool, self.vertical.out, self.horizontal.out)

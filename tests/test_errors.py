@@ -355,3 +355,40 @@ for large in (10**5, 10**9, 2**31, 2**32, 2**60, 2**63, 2**64):
 def test_steps_far_larger_than_the_image_are_right_or_refused(python):
     """Never a crash (hence the process of its own), a hang or a demand for all memory."""
     python(LARGE_STEPS)
+
+
+# ---- out= ----
+
+
+def gradients_with_out():
+    x, dy = np.ones((2, 5, 5, 3), np.float32), np.ones((2, 5, 5, 4), np.float32)
+    return [
+        (lambda out: nn.conv2d_backprop_filter(x, (3, 3, 3, 4), dy, 1, "SAME", out=out), (3, 3, 3, 4)),
+        (lambda out: nn.dense_backprop_kernel(x.reshape(2, -1), dy.reshape(2, -1), out=out), (75, 100)),
+        (lambda out: nn.bias_add_grad(dy, out=out), (4,)),
+    ]
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_out_is_written_and_returned(case):
+    gradient, shape = gradients_with_out()[case]
+    out = np.full(shape, np.nan, np.float32)
+    assert gradient(out) is out
+    np.testing.assert_array_equal(out, gradient(None))
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_an_out_that_does_not_fit_is_refused(case):
+    gradient, shape = gradients_with_out()[case]
+    read_only = np.zeros(shape, np.float32)
+    read_only.flags.writeable = False
+    strided = np.zeros((*shape[:-1], 2 * shape[-1]), np.float32)[..., ::2]
+    for out, error in [
+        (np.zeros(shape), TypeError),
+        ([1.0], TypeError),
+        (np.zeros((*shape, 1), np.float32), ValueError),
+        (read_only, ValueError),
+        (strided, ValueError),
+    ]:
+        with pytest.raises(error, match="out must"):
+            gradient(out)

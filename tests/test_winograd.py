@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tolerances import PRODUCT_SUM
 
+import fastconv
 from fastconv import _algorithms, geometry, nn, reference
 
 # (N, H, W, C, K, taps, padding): whole and cut tiles, one tile, fewer channels than lanes, several panels
@@ -109,6 +110,7 @@ def test_same_bits_for_any_number_of_threads():
         (100, 28, 3, 1, 1, 32, False),
         (100, 14, 3, 1, 32, 7, False),
         (1, 14, 3, 1, 256, 256, False),
+        (2, 14, 3, 1, 256, 256, True),
     ],
 )
 def test_auto(images, size, taps, stride, channels, filters, expected):
@@ -122,6 +124,62 @@ def test_winograd_where_it_does_not_apply_is_an_error(taps, strides, dilations):
     x, filters = np.ones((1, 9, 9, 2)), np.ones((taps, taps, 2, 3))
     with pytest.raises(ValueError, match="algorithm"):
         nn.conv2d(x, filters, strides, "SAME", dilations, algorithm="winograd")
+
+
+def test_few_tiles_and_the_filter_gradient():
+    """With 32 .. 63 tiles only the filters' gradient is direct."""
+    x, filters, dy = arrays(8, 7, 7, 16, 16, 3, np.float32)
+    results = {
+        algorithm: (
+            nn.conv2d(x, filters, 1, "SAME", algorithm=algorithm).tobytes(),
+            nn.conv2d_backprop_input(x.shape, filters, dy, 1, "SAME", algorithm=algorithm).tobytes(),
+            nn.conv2d_backprop_filter(x, filters.shape, dy, 1, "SAME", algorithm=algorithm).tobytes(),
+        )
+        for algorithm in ("auto", "direct", "winograd")
+    }
+    assert results["auto"] == (*results["winograd"][:2], results["direct"][2])
+    assert len({bits for three in results.values() for bits in three}) == 6
+
+
+def test_large_filters_for_few_tiles():
+    """The drivers then keep only one panel of the transformed filters."""
+    x, filters, dy = arrays(3, 7, 6, 200, 170, 3, np.float32)
+    x64, filters64, dy64 = (a.astype(np.float64) for a in (x, filters, dy))
+    y = nn.conv2d(x, filters, 1, "SAME", algorithm="winograd")
+    assert relative_error(y, reference.conv2d(x64, filters64, 1, "SAME")) < PRODUCT_SUM.float32
+    dx = nn.conv2d_backprop_input(x.shape, filters, dy, 1, "SAME", algorithm="winograd")
+    exact = reference.conv2d_backprop_input(x.shape, filters64, dy64, 1, "SAME")
+    assert relative_error(dx, exact) < PRODUCT_SUM.float32
+
+
+def test_the_context_and_the_environment_choose(python):
+    x, filters, _ = arrays(8, 8, 8, 16, 16, 3, np.float32)
+    direct = nn.conv2d(x, filters, 1, "SAME", algorithm="direct").tobytes()
+    winograd = nn.conv2d(x, filters, 1, "SAME", algorithm="winograd").tobytes()
+    assert direct != winograd
+    with fastconv.algorithm("direct"):
+        assert nn.conv2d(x, filters, 1, "SAME").tobytes() == direct
+        assert nn.conv2d(x, filters, 1, "SAME", algorithm="winograd").tobytes() == winograd
+        with fastconv.algorithm("winograd"):
+            assert nn.conv2d(x, filters, 1, "SAME").tobytes() == winograd
+            nn.conv2d(x, filters, 2, "SAME")  # a wish: it does not apply to strides
+        assert nn.conv2d(x, filters, 1, "SAME").tobytes() == direct
+    assert nn.conv2d(x, filters, 1, "SAME").tobytes() == winograd
+    with pytest.raises(ValueError, match="name must be one of"), fastconv.algorithm("fft"):
+        pass
+    code = (
+        "import numpy as np, zlib\nfrom fastconv import nn\n"
+        "x = np.random.default_rng(0).standard_normal((8, 8, 8, 16), np.float32)\n"
+        "f = np.random.default_rng(1).standard_normal((3, 3, 16, 16), np.float32)\n"
+        "default = zlib.crc32(nn.conv2d(x, f, 1, 'SAME'))\n"
+        "for a in ('direct', 'winograd'):\n"
+        "    print(default == zlib.crc32(nn.conv2d(x, f, 1, 'SAME', algorithm=a)))"
+    )
+    assert python(code, FASTCONV_ALGORITHM="direct").split() == ["True", "False"]
+    assert python(code, FASTCONV_ALGORITHM="winograd").split() == ["False", "True"]
+    call = "from fastconv import nn\ntry: nn.conv2d([[[[1]]]], [[[[1]]]], 1, 'SAME')\n"
+    wrong = call + "except ValueError as error: print(error)"
+    assert "FASTCONV_ALGORITHM must be one of" in python(wrong, FASTCONV_ALGORITHM="fft")
 
 
 def test_unknown_algorithm():

@@ -2,6 +2,7 @@
 
     correlate         (the convolution, and the gradient of its input; stride 1)
         phase 1       U = G g G^T: transform the filters      [36 points][panel: C rows][width]
+                      (large filters, few tiles: in phase 2, each panel where it is needed)
         phase 2       for each block of tiles, shared out among the threads:
                         V = B^T x B                           [36][tile][C]
                         for each panel: S = V U, one product a point   [36][tile][width];  y = A^T S A, + bias, relu
@@ -50,6 +51,8 @@ cdef fc_index CHUNKS = 8
 cdef fc_index PARTIAL_BYTES = 1 << 22
 # Channels are summed in runs of so many, whose sums are then added: one run of 512 would round twice as badly.
 cdef fc_index CHANNEL_RUN = 64
+# A U larger than this that few tiles share is not written as a whole: one panel of it stays in the cache.
+cdef fc_index OWN_U_BYTES = 4 << 20
 # Rows of a panel whose filters are transformed as one task.
 cdef fc_index FILTER_ROWS = 16
 
@@ -78,7 +81,8 @@ cdef struct Job:
     fc_index yh, yw
     const char *filters               # HWIO
     char *transformed                 # U
-    fc_index plane_u
+    fc_index plane_u, patch_bytes
+    bint own_u                        # each task transforms its own panel's filters
     const char *bias
     int flags
     bint transposed
@@ -126,6 +130,8 @@ cdef void plan_correlate(Job *job) noexcept nogil:
     job.blocks = ceil_div(job.tiles, job.block)
     job.block = ceil_div(job.tiles, job.blocks)
     job.groups = min(job.panels.count, ceil_div(TASKS, job.blocks))
+    if job.tiles <= MOST_TILES and POINTS * job.c * job.whole_k * job.size > OWN_U_BYTES:
+        job.own_u, job.block, job.blocks, job.groups = True, job.tiles, 1, job.panels.count
 
 
 cdef void plan_gradient(Job *job) noexcept nogil:
@@ -189,10 +195,9 @@ cdef void transform_source(const Job *job, fc_index tile, fc_index first_c, fc_i
 
 # ------------------------------------------------------------------------------------------------ correlate
 
-cdef void transform_filters(const Job *job, fc_index task, char *buffer) noexcept nogil:
-    """FILTER_ROWS source channels of one panel."""
-    cdef fc_index pieces = ceil_div(job.c, FILTER_ROWS)
-    cdef fc_index panel = task // pieces, c0 = task % pieces * FILTER_ROWS, rows = min(FILTER_ROWS, job.c - c0)
+cdef void transform_filters(const Job *job, fc_index panel, fc_index c0, fc_index rows, char *u, fc_index plane,
+                            char *buffer) noexcept nogil:
+    """Source channels c0 .. c0 + rows - 1 of one panel into u, the panel's part of U."""
     cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
     cdef fc_index a, b, r, n = panel_channels(&job.panels, first, first + width), row_bytes = job.k * job.size
     cdef const void *tap[POINTS]
@@ -208,11 +213,17 @@ cdef void transform_filters(const Job *job, fc_index task, char *buffer) noexcep
                 tap[a * job.taps + b] = w + (c0 * job.k + first) * job.size
     if job.transposed:
         row_bytes = width * job.size
-    for r in range(rows):
-        job.fc.winograd_filter(job.transformed + (job.c * first + (c0 + r) * width) * job.size, job.plane_u, tap, n,
-                               <int>job.taps)
+    for r in range(c0, c0 + rows):
+        job.fc.winograd_filter(u + r * width * job.size, plane, tap, n, <int>job.taps)
         for a in range(job.taps * job.taps):
             tap[a] = <const char *>tap[a] + row_bytes
+
+
+cdef void transform_some_filters(const Job *job, fc_index task, char *buffer) noexcept nogil:
+    """FILTER_ROWS source channels of one panel, into the U that all threads share."""
+    cdef fc_index pieces = ceil_div(job.c, FILTER_ROWS), panel = task // pieces, c0 = task % pieces * FILTER_ROWS
+    transform_filters(job, panel, c0, min(FILTER_ROWS, job.c - c0),
+                      job.transformed + job.c * panel_start(&job.panels, panel) * job.size, job.plane_u, buffer)
 
 
 cdef void finish_tile(const Job *job, fc_index tile, const char *s, fc_index plane, fc_index first, fc_index n,
@@ -239,18 +250,24 @@ cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept 
     cdef char *v = buffer
     cdef char *s = v + POINTS * plane_v * job.size
     cdef char *patch = s + POINTS * plane_s * job.size
+    cdef char *u
     cdef fc_index t, p, c, panel, first, width
     for t in range(tiles):
         transform_source(job, t0 + t, 0, job.c, v + t * job.part_c * job.size, patch)
     for panel in range(group * job.panels.count // job.groups, (group + 1) * job.panels.count // job.groups):
         first = panel_start(&job.panels, panel)
         width = panel_start(&job.panels, panel + 1) - first
+        u = job.transformed + job.c * first * job.size
+        if job.own_u:
+            u = patch + job.patch_bytes
+            for c in range(ceil_div(job.c, FILTER_ROWS)):
+                transform_filters(job, panel, c * FILTER_ROWS, min(FILTER_ROWS, job.c - c * FILTER_ROWS), u, job.plane_u, patch)
         for p in range(POINTS):
             c = 0
             while c < job.c:
                 job.fc.gemm(s + p * plane_s * job.size, job.place, v + p * plane_v * job.size, job.row, tiles, job.count + c,
                             min(CHANNEL_RUN, job.c - c),
-                            job.transformed + (p * job.plane_u + job.c * first + c * width) * job.size, width,
+                            u + (p * job.plane_u + c * width) * job.size, width,
                             width // job.fc.vl, width, NULL, FC_ACCUMULATE if c > 0 else 0)
                 c += CHANNEL_RUN
         for t in range(tiles):
@@ -259,24 +276,27 @@ cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept 
 
 
 cdef int run_correlate(Job *job, int num_threads) except -1:
-    cdef fc_index i, u_bytes, filter_bytes, block_bytes, thread_bytes
+    cdef fc_index i, u_bytes, thread_bytes
     cdef Block block
     cdef char *data
     plan_correlate(job)
     fill_tables(job)
-    job.plane_u = plane_size(job, job.c, job.whole_k)
+    job.plane_u = plane_size(job, job.c, job.width if job.own_u else job.whole_k)
     u_bytes = whole_lines(POINTS * job.plane_u * job.size)
-    filter_bytes = job.taps * job.taps * FILTER_ROWS * job.width * job.size
-    block_bytes = POINTS * job.size * (plane_size(job, job.block, job.part_c) + plane_size(job, job.block, job.width)
-                                       + max(job.c, job.width))
-    thread_bytes = whole_lines(max(filter_bytes, block_bytes))
+    job.patch_bytes = max(job.taps * job.taps * FILTER_ROWS * job.width, POINTS * max(job.c, job.width)) * job.size
+    thread_bytes = whole_lines(job.patch_bytes + POINTS * job.size * (
+        plane_size(job, job.block, job.part_c) + plane_size(job, job.block, job.width)))
+    if job.own_u:
+        thread_bytes += u_bytes
+        u_bytes = 0
     block = scratch(u_bytes + num_threads * thread_bytes + whole_lines(job.c * job.size))
     data = block.data
     job.transformed = data
     job.zeros = <const char *>memset(data + u_bytes + num_threads * thread_bytes, 0, job.c * job.size)
     with nogil, parallel(num_threads=num_threads):
-        for i in prange(job.panels.count * ceil_div(job.c, FILTER_ROWS), schedule="static"):
-            transform_filters(job, i, data + u_bytes + threadid() * thread_bytes)
+        if not job.own_u:
+            for i in prange(job.panels.count * ceil_div(job.c, FILTER_ROWS), schedule="static"):
+                transform_some_filters(job, i, data + u_bytes + threadid() * thread_bytes)
         for i in prange(job.blocks * job.groups, schedule="dynamic"):
             correlate_block(job, i, data + u_bytes + threadid() * thread_bytes)
     return 0
