@@ -1,16 +1,31 @@
 """The layers that the benchmarks run on: those of the document's networks, as tables.
 
 The MNIST rows are the document's own networks (SimpleCNN, DeepCNN) at its own batch of 100 images; the
-headline figures are theirs alone. The other networks contribute their typical layers at a small batch.
+headline figures are theirs alone. The other networks contribute their typical layers, at a small batch for
+NumPy's sake and at a larger one (PEER_IMAGES) against other frameworks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from fastconv import geometry
+from fastconv import _algorithms, geometry
 
 DOCUMENT = "MNIST"  # the network whose figures are the headline
+LENET = "LeNet-5"
+
+# Winograd's tiles: of 6x6 products a channel and filter, and of 7 - taps pixels of the result to a side.
+WINOGRAD_PRODUCTS = 36
+WINOGRAD_SIDES = {3: 4, 5: 2}
+
+# What the table of the frameworks takes geometric means over.
+FEW_CHANNELS = 16
+KIND_3X3 = f"3x3, stride 1, C >= {FEW_CHANNELS}"
+KIND_5X5 = f"5x5, stride 1, C >= {FEW_CHANNELS}"
+KIND_OTHER = f"first layers, 1x1, strided, {LENET}"
+KIND_POOL = "pools"
+KIND_STEP = "whole networks"
 
 
 class Conv(NamedTuple):
@@ -46,6 +61,25 @@ class Conv(NamedTuple):
         """Multiplications and additions, in 1e9, of the plain sum; the same for both gradients."""
         return 2e-9 * self.images * self.axis.out**2 * self.taps**2 * self.channels * self.filters
 
+    @property
+    def winograd(self) -> bool:
+        """Whether fastconv, left to itself, computes it with Winograd's algorithm."""
+        return _algorithms.winograd(None, self.images, self.axis, self.axis, self.channels, self.filters)
+
+    def executed_gflop(self, op: str) -> float:
+        """What fastconv computes of it, in 1e9: Winograd's tiles, rounded up, or the plain sum."""
+        if not self.winograd:
+            return self.gflop
+        pixels = self.size if op == "conv2d_backprop_input" else self.axis.out
+        tiles = self.images * (-(-pixels // WINOGRAD_SIDES[self.taps])) ** 2
+        return 2e-9 * tiles * WINOGRAD_PRODUCTS * self.channels * self.filters
+
+    @property
+    def kind(self) -> str:
+        if self.network == LENET or self.stride > 1 or self.channels < FEW_CHANNELS:
+            return KIND_OTHER
+        return {3: KIND_3X3, 5: KIND_5X5}.get(self.taps, KIND_OTHER)
+
     def __str__(self) -> str:
         stride = f"/{self.stride}" if self.stride > 1 else ""
         maps = f"{self.size}x{self.size}x{self.channels}->{self.filters}"
@@ -62,6 +96,7 @@ class Pool(NamedTuple):
     taps: int
     stride: int
     padding: str = "SAME"
+    kind = KIND_POOL
 
     @property
     def axis(self) -> geometry.Axis:
@@ -105,6 +140,39 @@ class Values(NamedTuple):
         return f"{self.network} {'x'.join(map(str, self.shape))}"
 
 
+class Net(NamedTuple):
+    """One of fastconv.models on a batch: 3x3 SAME convolutions without bias, each with relu, 2x2 SAME pooling
+    and dropout; then dense layers, with relu and dropout between them. A rate of 0 is no dropout."""
+
+    network: str
+    images: int
+    filters: tuple[int, ...]
+    units: tuple[int, ...]
+    rate: float
+    kind = KIND_STEP
+
+    @property
+    def x(self) -> tuple[int, ...]:
+        return self.images, 28, 28, 1
+
+    @property
+    def weights(self) -> list[tuple[int, ...]]:
+        """The shapes of all parameters, in the order of the layers, kernel before bias."""
+        shapes: list[tuple[int, ...]] = []
+        _, side, _, channels = self.x
+        for filters in self.filters:
+            shapes.append((3, 3, channels, filters))
+            side, channels = -(-side // 2), filters
+        inputs = side * side * channels
+        for units in self.units:
+            shapes += [(inputs, units), (units,)]
+            inputs = units
+        return shapes
+
+    def __str__(self) -> str:
+        return f"{self.network} batch {self.images}"
+
+
 CONVOLUTIONS = [
     # network, images, size, channels, filters, taps, stride, padding
     Conv("MNIST", 100, 28, 1, 32, 3),
@@ -117,15 +185,18 @@ CONVOLUTIONS = [
     Conv("AlexNet", 4, 27, 96, 256, 5),
     Conv("AlexNet", 4, 13, 256, 384, 3),
     Conv("AlexNet", 4, 13, 384, 384, 3),
+    Conv("AlexNet", 4, 13, 384, 256, 3),
+    Conv("GoogLeNet", 4, 224, 3, 64, 7, 2),  # ResNet's first layer, too
     Conv("GoogLeNet", 4, 28, 192, 64, 1),  # the four branches of module 3a
     Conv("GoogLeNet", 4, 28, 96, 128, 3),
     Conv("GoogLeNet", 4, 28, 16, 32, 5),
     Conv("GoogLeNet", 4, 7, 832, 384, 1),  # module 5b
-    Conv("ResNet", 4, 224, 3, 64, 7, 2),
     Conv("ResNet", 4, 56, 64, 64, 3),
+    Conv("ResNet", 4, 28, 128, 128, 3),
+    Conv("ResNet", 4, 14, 256, 256, 3),
+    Conv("ResNet", 4, 7, 512, 512, 3),
     Conv("ResNet", 4, 56, 128, 128, 3, 2),  # the first block of each stage
     Conv("ResNet", 4, 14, 256, 1024, 1),
-    Conv("ResNet", 4, 7, 512, 512, 3),
 ]
 
 POOLS = [
@@ -137,6 +208,22 @@ POOLS = [
     Pool("GoogLeNet", 4, 28, 192, 3, 1),
     Pool("ResNet", 4, 112, 64, 3, 2),
 ]
+
+# Images of a batch against other frameworks; the networks that are not here keep the tables' own.
+PEER_IMAGES = {"AlexNet": 16, "GoogLeNet": 16, "ResNet": 8}
+
+
+def at_peer_batch(table: Sequence[Conv] | Sequence[Pool]) -> list[Conv | Pool]:
+    return [layer._replace(images=PEER_IMAGES.get(layer.network, layer.images)) for layer in table]
+
+
+# Whole networks: training and inference at the document's batch, inference also of a single image.
+TRAINED = [
+    # network, images, filters, units, rate
+    Net("SimpleCNN", 100, (32, 64), (10,), 0.0),
+    Net("DeepCNN", 100, (32, 64, 128), (625, 10), 0.3),
+]
+PREDICTED = [*TRAINED, *(net._replace(images=1) for net in TRAINED)]
 
 DENSE = [
     # network, images, inputs, units

@@ -6,17 +6,25 @@ A worker waits on stdin and answers each line of JSON with one on stdout:
     {"prepare": case}                          {variant: digest of its result, ...}
     {"run": variant, "calls": n}               {"seconds": the best of n calls}
 
-A case is {"op", "x", "w", "y", "taps", "stride", "padding", "before"}: the name of the operation in
-fastconv.nn, the NHWC and HWIO shapes (a pool's w is empty), window, stride, "SAME" or "VALID", and the
-padding pixels above and to the left. Only NumPy and the worker's own framework are imported here, because
-each runs in the virtual environment that has it.
+A case of one operation is {"op", "dtype", "x", "w", "y", "taps", "stride", "padding", "before", "after"}: its
+name in fastconv.nn, the NHWC and HWIO shapes (a pool's w is empty), window, stride, "SAME" or "VALID", and the
+padding pixels on both sides. A case of a whole network is {"op", "dtype", "network", "x", "weights", "rate"}:
+"train" or "predict", the model's name in fastconv.models, the shapes of the images and of all parameters, and
+the dropout rate.
+
+Only NumPy and the worker's own framework are imported here, because each runs in the virtual environment that
+has it. Where a framework offers several ways to the same result, the fastest was chosen by measuring, and a
+comment says so.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,17 +34,20 @@ from numpy.typing import NDArray
 Case = dict[str, Any]
 Call = Callable[[], Any]
 
+CLASSES = 10
+LEARNING_RATE, BETA_1, BETA_2, EPSILON = 0.001, 0.9, 0.999, 1e-8  # of Adam, everywhere
+
 
 class FastConv:
     def __init__(self, threads: int) -> None:
         import fastconv
 
         fastconv.set_num_threads(threads)
-        self.nn = fastconv.nn
+        self.fastconv, self.nn = fastconv, fastconv.nn
         self.version = f"fastconv {fastconv.__version__}"
         self.variants = ("",)
 
-    def prepare(self, case: Case, variant: str) -> Call:
+    def operation(self, case: Case, variant: str) -> Call:
         x, w, dy = arrays(case)
         nn, stride, padding = self.nn, case["stride"], case["padding"]
         window = case["taps"], stride, padding
@@ -54,27 +65,44 @@ class FastConv:
                 return lambda: nn.max_pool_grad(x, y, dy, *window)
         raise ValueError(f"unknown operation {case['op']!r}")
 
+    def network(self, case: Case, variant: str) -> tuple[Call, Call]:
+        model = getattr(self.fastconv.models, case["network"])(learning_rate=LEARNING_RATE)
+        model.net.set_weights(parameters(case))
+        x, labels = examples(case)
+        return partial(model.train, x, labels, 1 - case["rate"]), partial(model.predict, x)
+
     def to_numpy(self, case: Case, result: Any) -> NDArray:
         return result
 
 
 class Torch:
-    """PyTorch without autograd's bookkeeping: its operators, and the ones that its backward pass calls."""
+    """PyTorch, eagerly, and for single operations without autograd's bookkeeping: its operators, and the ones
+    that its backward pass calls."""
 
     AXES = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # x NHWC -> NCHW, w HWIO -> OIHW, dy as x
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, onednn: bool = True) -> None:
+        # Huge pages for large results, as NumPy asks for them: without them the page faults cost more than
+        # half of the time of a layer with a result of 50 MB.
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         import torch
 
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
+        torch.backends.mkldnn.set_flags(onednn)
         self.torch = torch
         self.version = f"torch {torch.__version__}"
-        self.variants = ("NCHW", "channels_last")
+        # Without oneDNN it is NNPACK (forward) or im2col and MKL, and channels_last is always slower.
+        self.variants = ("NCHW", "channels_last") if onednn else ("NCHW",)
 
-    def prepare(self, case: Case, variant: str) -> Call:
+    def operation(self, case: Case, variant: str) -> Call:
         aten = self.torch.ops.aten
-        x, w, dy = (self._tensor(a, axes, variant) for a, axes in zip(arrays(case), self.AXES, strict=True))
+        x, w, dy = arrays(case)
+        if not is_pool(case):
+            # SAME's odd pixel below and right, which torch's convolutions cannot say, is a part of the input
+            # here; it is put there before the clock starts.
+            x = np.pad(x, ((0, 0), odd_end(case), odd_end(case), (0, 0)))
+        x, w, dy = (self._tensor(a, axes, variant) for a, axes in zip((x, w, dy), self.AXES, strict=True))
         steps, ends, dilations = [case["stride"]] * 2, [case["before"]] * 2, [1, 1]
         rest = (None, steps, ends, dilations, False, [0, 0], 1)  # no bias, not transposed, one group
         window = ([case["taps"]] * 2, steps, ends, dilations, True)  # True: SAME's odd padding comes last
@@ -92,30 +120,229 @@ class Torch:
                 return lambda: aten.max_pool2d_with_indices_backward(dy, x, *window, indices)
         raise ValueError(f"unknown operation {case['op']!r}")
 
+    def network(self, case: Case, variant: str) -> tuple[Call, Call]:
+        torch = self.torch
+        images, classes = examples(case)
+        x, labels = self._tensor(images, self.AXES[0], variant), torch.from_numpy(classes)
+        net = self._module(parameters(case), case["rate"]).to(memory_format=self._layout(variant))
+        net.eval()
+        # fused: the update of all parameters takes a third of what the other implementations take.
+        betas, rate = (BETA_1, BETA_2), LEARNING_RATE
+        optimizer = torch.optim.Adam(net.parameters(), rate, betas=betas, eps=EPSILON, fused=True)
+
+        def train() -> Any:
+            with torch.enable_grad():
+                net.train()  # with dropout
+                optimizer.zero_grad()
+                loss = torch.nn.functional.cross_entropy(net(x), labels)
+                loss.backward()
+                optimizer.step()
+                net.eval()
+            return loss
+
+        def predict() -> Any:
+            with torch.inference_mode():
+                return net(x)
+
+        return train, predict
+
+    def _module(self, weights: list[NDArray], rate: float) -> Any:
+        """The layers with these parameters, which a dense kernel has in NHWC's order of inputs."""
+        nn = self.torch.nn
+        dropout = [nn.Dropout(rate)] if rate else []
+        kernels = [w for w in weights if w.ndim == 4]
+        dense = weights[len(kernels) :]
+        layers: list[Any] = []
+        for w in kernels:
+            *taps, channels, filters = w.shape
+            conv = nn.Conv2d(channels, filters, taps, padding="same", bias=False)
+            conv.weight.copy_(self.torch.from_numpy(w).permute(self.AXES[1]))
+            layers += [conv, nn.ReLU(inplace=True), nn.MaxPool2d(2, ceil_mode=True), *dropout]
+        layers.append(nn.Flatten())
+        side = math.isqrt(len(dense[0]) // filters)
+        dense[0] = dense[0].reshape(side, side, filters, -1).transpose(2, 0, 1, 3).reshape(dense[0].shape)
+        for w, b in zip(dense[::2], dense[1::2], strict=True):
+            linear = nn.Linear(*w.shape)
+            linear.weight.copy_(self.torch.from_numpy(w).T)
+            linear.bias.copy_(self.torch.from_numpy(b))
+            layers += [linear, nn.ReLU(inplace=True), *dropout]
+        return nn.Sequential(*layers[: -1 - len(dropout)])  # nothing after the last dense layer
+
+    def _layout(self, variant: str) -> Any:
+        return self.torch.channels_last if variant == "channels_last" else self.torch.contiguous_format
+
     def _tensor(self, a: NDArray, axes: tuple[int, ...], variant: str) -> Any:
-        layout = self.torch.channels_last if variant == "channels_last" else self.torch.contiguous_format
         source = self.torch.from_numpy(a).permute(axes)
         # With one channel .contiguous() would keep strides that say nothing about the layout.
-        return self.torch.empty(source.shape, memory_format=layout).copy_(source)
+        tensor = self.torch.empty(source.shape, dtype=source.dtype, memory_format=self._layout(variant))
+        return tensor.copy_(source)
 
     def to_numpy(self, case: Case, result: Any) -> NDArray:
+        if result.ndim == 2:
+            return result.numpy()
         axes = (2, 3, 1, 0) if case["op"] == "conv2d_backprop_filter" else (0, 2, 3, 1)
-        return result.permute(axes).numpy()
+        y = result.permute(axes).numpy()
+        if case["op"] == "conv2d_backprop_input":
+            y = y[:, : case["x"][1], : case["x"][2]]  # without the padding that `operation` has added
+        return y
 
 
-WORKERS = {"fastconv": FastConv, "torch": Torch}
+class TensorFlow:
+    """TensorFlow: single operations eagerly, which saves a tf.function's overhead of 0.1 ms, whole networks
+    as compiled graphs."""
+
+    def __init__(self, threads: int, onednn: bool = True) -> None:
+        os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(onednn))  # otherwise: Eigen
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        import tensorflow
+
+        tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+        tensorflow.config.threading.set_inter_op_parallelism_threads(threads)
+        self.tf = tensorflow
+        self.version = f"TensorFlow {tensorflow.__version__}"
+        self.variants = ("",)
+
+    def operation(self, case: Case, variant: str) -> Call:
+        raw = self.tf.raw_ops  # what tf.nn's functions call after some checks
+        x, w, dy = map(self.tf.constant, arrays(case))
+        steps = [1, case["stride"], case["stride"], 1]
+        how: dict[str, Any] = {"strides": steps, "padding": case["padding"]}
+        window = {**how, "ksize": [1, case["taps"], case["taps"], 1]}
+        match case["op"]:
+            case "conv2d":
+                return partial(raw.Conv2D, input=x, filter=w, **how)
+            case "conv2d_backprop_input":
+                sizes = self.tf.constant(case["x"])
+                return partial(raw.Conv2DBackpropInput, input_sizes=sizes, filter=w, out_backprop=dy, **how)
+            case "conv2d_backprop_filter":
+                sizes = self.tf.constant(case["w"])
+                return partial(raw.Conv2DBackpropFilter, input=x, filter_sizes=sizes, out_backprop=dy, **how)
+            case "max_pool2d":
+                return partial(raw.MaxPool, input=x, **window)
+            case "max_pool_grad":
+                y = raw.MaxPool(input=x, **window)
+                return partial(raw.MaxPoolGrad, orig_input=x, orig_output=y, grad=dy, **window)
+        raise ValueError(f"unknown operation {case['op']!r}")
+
+    def network(self, case: Case, variant: str) -> tuple[Call, Call]:
+        tf = self.tf
+        x, labels = map(tf.constant, examples(case))
+        weights = [tf.Variable(w) for w in parameters(case)]
+        adam = self._adam(weights)
+
+        def train(x: Any, labels: Any) -> Any:
+            with tf.GradientTape() as tape:
+                logits = self._logits(x, weights, case["rate"])
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+                loss = tf.reduce_mean(losses)
+            adam(tape.gradient(loss, weights))
+            return loss
+
+        def predict(x: Any) -> Any:
+            return self._logits(x, weights, rate=0)
+
+        compiled = partial(tf.function, autograph=False, jit_compile=False)
+        # Images and labels are arguments: what depends on constants alone could be computed beforehand.
+        train_graph = compiled(train).get_concrete_function(x, labels)
+        predict_graph = compiled(predict).get_concrete_function(x)
+        return partial(train_graph, x, labels), partial(predict_graph, x)
+
+    def _logits(self, x: Any, weights: list[Any], rate: float) -> Any:
+        nn = self.tf.nn
+        kernels = [w for w in weights if len(w.shape) == 4]
+        *hidden, last, last_bias = weights[len(kernels) :]
+        for w in kernels:
+            x = nn.max_pool2d(nn.relu(nn.conv2d(x, w, 1, "SAME")), 2, 2, "SAME")
+            x = nn.dropout(x, rate) if rate else x
+        x = self.tf.reshape(x, [x.shape[0], -1])
+        for w, b in zip(hidden[::2], hidden[1::2], strict=True):
+            x = nn.relu(nn.bias_add(x @ w, b))
+            x = nn.dropout(x, rate) if rate else x
+        return nn.bias_add(x @ last, last_bias)
+
+    def _adam(self, weights: list[Any]) -> Callable[[list[Any]], None]:
+        """Adam with the kernel that updates a parameter in one pass; Keras' is written in many operations."""
+        tf = self.tf
+        states = [[tf.Variable(tf.zeros_like(w)) for _ in range(2)] for w in weights]
+        powers = [tf.Variable(beta, dtype=weights[0].dtype) for beta in (BETA_1, BETA_2)]
+        numbers = {"lr": LEARNING_RATE, "beta1": BETA_1, "beta2": BETA_2, "epsilon": EPSILON}
+
+        def step(gradients: list[Any]) -> None:
+            now = {f"beta{i}_power": power.read_value() for i, power in enumerate(powers, 1)}
+            for w, (m, v), gradient in zip(weights, states, gradients, strict=True):
+                handles = {"var": w.handle, "m": m.handle, "v": v.handle}
+                tf.raw_ops.ResourceApplyAdam(**handles, **now, **numbers, grad=gradient)
+            for power, beta in zip(powers, (BETA_1, BETA_2), strict=True):
+                power.assign(power * beta)
+
+        return step
+
+    def to_numpy(self, case: Case, result: Any) -> NDArray:
+        return result.numpy()
+
+
+WORKERS: dict[str, Callable[[int], Any]] = {
+    "fastconv": FastConv,
+    "torch": Torch,
+    "torch w/o oneDNN": partial(Torch, onednn=False),
+    "TF": TensorFlow,
+    "TF w/o oneDNN": partial(TensorFlow, onednn=False),
+}
+
+
+def is_network(case: Case) -> bool:
+    return "network" in case
+
+
+def is_pool(case: Case) -> bool:
+    return case["op"].startswith("max_pool")
+
+
+def odd_end(case: Case) -> tuple[int, int]:
+    """(0, what SAME's padding after an axis has more than that before it)"""
+    return 0, case["after"] - case["before"]
 
 
 def arrays(case: Case) -> list[NDArray]:
-    """x, w and dy of a case, float32, the same in every process."""
+    """x, w and dy of an operation, the same in every process."""
     generator = np.random.default_rng(0)
-    return [generator.standard_normal(case[name], np.float32) for name in ("x", "w", "y")]
+    return [generator.standard_normal(case[name], np.dtype(case["dtype"])) for name in ("x", "w", "y")]
 
 
-def digest(result: NDArray) -> list[float]:
-    """Two numbers that tell results apart: the sum of magnitudes, and a sum with varying weights."""
+def examples(case: Case) -> tuple[NDArray, NDArray]:
+    """Images of values in 0..1, and labels, of a network; the same in every process."""
+    generator = np.random.default_rng(0)
+    images = generator.random(case["x"], np.dtype(case["dtype"]))
+    return images, generator.integers(CLASSES, size=len(images))
+
+
+def parameters(case: Case) -> list[NDArray]:
+    """A network's, by He's rule and with biases, the same in every process."""
+    generator, dtype = np.random.default_rng(1), np.dtype(case["dtype"])
+    scales = [math.sqrt(2 / math.prod(shape[:-1])) if len(shape) > 1 else 0.1 for shape in case["weights"]]
+    pairs = zip(case["weights"], scales, strict=True)
+    return [generator.standard_normal(shape, dtype) * dtype.type(scale) for shape, scale in pairs]
+
+
+def prepare(worker: Any, case: Case, variant: str) -> tuple[Call, NDArray]:
+    """What is timed, and what is compared: its result, or the logits after a first step of training."""
+    if not is_network(case):
+        call = worker.operation(case, variant)
+        return call, worker.to_numpy(case, call())
+    train, predict = worker.network(case, variant)
+    if case["op"] == "train":
+        train()
+    return train if case["op"] == "train" else predict, worker.to_numpy(case, predict())
+
+
+def digest(result: NDArray) -> dict[str, Any]:
+    """What tells results apart: the shape, the Euclidean norm, and a sum with varying weights.
+
+    The sum of a random error in every n-th number is about norm / sqrt(n): even one wrong pixel shows.
+    """
     values = np.ascontiguousarray(result, np.float64).reshape(-1)
-    return [float(np.abs(values).sum()), float(values @ np.cos(np.arange(values.size)))]
+    weighted = float(values @ np.cos(np.arange(values.size)))
+    return {"shape": result.shape, "norm": float(np.linalg.norm(values)), "sum": weighted}
 
 
 def main(name: str, threads: int) -> None:
@@ -129,8 +356,10 @@ def main(name: str, threads: int) -> None:
             return
         question = json.loads(line)
         if case := question.get("prepare"):
-            prepared = {variant: worker.prepare(case, variant) for variant in worker.variants}
-            answer = {v: digest(worker.to_numpy(case, call())) for v, call in prepared.items()}
+            prepared, answer = {}, {}
+            for variant in worker.variants:
+                prepared[variant], result = prepare(worker, case, variant)
+                answer[variant] = digest(result)
         else:
             answer = {"seconds": timing.turn(prepared[question["run"]], question["calls"])}
 

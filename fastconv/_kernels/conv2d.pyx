@@ -25,7 +25,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastconv._kernels.blocks cimport (
-    Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, read_axis, read_images, whole_lines,
+    Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, read_axis, read_images, run_of_tasks,
+    whole_lines,
 )
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_RELU, fc_index, fc_kernels
@@ -269,10 +270,11 @@ cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept n
 
 
 cdef int run_correlate(Job *job, int num_threads) except -1:
-    cdef fc_index i, taps = job.v.taps * job.u.taps, packed_bytes, thread_bytes
+    cdef fc_index i, taps = job.v.taps * job.u.taps, tasks, packed_bytes, thread_bytes
     cdef Block block
     cdef char *data
     job.groups = min(job.panels.count, ceil_div(TASKS, max(job.units, 1)))
+    tasks = job.units * job.groups
     job.run = job.x.c * job.u.taps if job.u.extent == job.u.taps else job.x.c
     job.few = FEW * job.k <= job.fc.vl <= job.run
     job.in_place = not job.transposed and job.x.n * job.v.count * job.u.count <= PIXELS_TO_PACK
@@ -286,7 +288,7 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     with nogil, parallel(num_threads=num_threads):
         for i in prange(taps * job.panels.count, schedule="static"):
             pack_tap(job, i)
-        for i in prange(job.units * job.groups, schedule="dynamic"):
+        for i in prange(tasks, schedule="dynamic", chunksize=run_of_tasks(tasks, num_threads)):
             correlate_unit(job, i, data + packed_bytes + threadid() * thread_bytes)
     return 0
 

@@ -21,8 +21,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastconv._kernels.blocks cimport (
-    Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, read_axis, read_images, whole_lines,
-    window_pixels,
+    Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, read_axis, read_images, run_of_tasks,
+    whole_lines, window_pixels,
 )
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_RELU, fc_index, fc_kernels
@@ -276,10 +276,11 @@ cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept 
 
 
 cdef int run_correlate(Job *job, int num_threads) except -1:
-    cdef fc_index i, u_bytes, thread_bytes
+    cdef fc_index i, tasks, u_bytes, thread_bytes
     cdef Block block
     cdef char *data
     plan_correlate(job)
+    tasks = job.blocks * job.groups
     fill_tables(job)
     job.plane_u = plane_size(job, job.c, job.width if job.own_u else job.whole_k)
     u_bytes = whole_lines(POINTS * job.plane_u * job.size)
@@ -297,7 +298,7 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
         if not job.own_u:
             for i in prange(job.panels.count * ceil_div(job.c, FILTER_ROWS), schedule="static"):
                 transform_some_filters(job, i, data + u_bytes + threadid() * thread_bytes)
-        for i in prange(job.blocks * job.groups, schedule="dynamic"):
+        for i in prange(tasks, schedule="dynamic", chunksize=run_of_tasks(tasks, num_threads)):
             correlate_block(job, i, data + u_bytes + threadid() * thread_bytes)
     return 0
 
