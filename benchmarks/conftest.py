@@ -63,7 +63,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     rows = config.stash[ROWS]
     if rows:
         terminalreporter.section("fastconv against NumPy (im2col + BLAS)")
-        for line in [*config.stash[MACHINE], report.numpy_and_blas(), "", *report.table(rows)]:
+        machine = [*config.stash[MACHINE], report.numpy_and_blas()]
+        for line in [*machine, "", *report.table(rows), "", *report.document_means(rows)]:
             terminalreporter.write_line(line)
 
 

@@ -1,10 +1,13 @@
-"""fastconv against other frameworks, in turn, on the document's MNIST layers.
+"""fastconv against other frameworks, in turn: single layers, and whole MNIST networks.
 
-    python benchmarks/peers.py --torch PYTHON
+    python benchmarks/peers.py --torch PYTHON --tensorflow PYTHON
 
 PYTHON is the interpreter of a virtual environment that has that framework and NumPy. Each framework runs in a
 process of its own (workers.py), with the same number of threads, and only one works at a time. In every round
-each has a turn of as many calls as the others; the best call counts.
+each has a turn of as many calls as the others; the best call counts, against the best of the others.
+
+The frameworks compute with oneDNN wherever they can. `--without-onednn` adds each of them once more without
+it (NNPACK or im2col and MKL; Eigen), which wins some rows: with a few input channels, or large filters.
 """
 
 from __future__ import annotations
@@ -27,6 +30,11 @@ ROUNDS = 7
 
 CONVOLUTION_OPS = ("conv2d", "conv2d_backprop_input", "conv2d_backprop_filter")
 POOL_OPS = ("max_pool2d", "max_pool_grad")
+SECTIONS = ("convolutions", "pools", "steps")
+
+# How far results may be apart, as a share of their norm: by float32's rounding, or, where each framework
+# drops other activations, by what that does to the logits after one step of training.
+ROUNDING, DROPPING = 1e-4, 0.3
 
 
 class Worker:
@@ -64,59 +72,146 @@ class Opponent(NamedTuple):
         return self.worker.ask(run=self.variant, calls=calls)["seconds"]
 
 
-def cases() -> Iterator[tuple[str, shapes.Conv | shapes.Pool, dict[str, Any]]]:
-    """Each operation on each of the document's MNIST layers, in workers.py's words."""
-    for ops, table in ((CONVOLUTION_OPS, shapes.CONVOLUTIONS), (POOL_OPS, shapes.POOLS)):
-        for op in ops:
-            for layer in table:
-                if layer.network == shapes.DOCUMENT:
-                    yield op, layer, _case(op, layer)
+class Task(NamedTuple):
+    """One operation on one layer or network, and the same in workers.py's words."""
+
+    op: str
+    layer: shapes.Conv | shapes.Pool | shapes.Net
+    case: dict[str, Any]
+
+    @property
+    def tolerance(self) -> float:
+        return DROPPING if self.op == "train" and self.case["rate"] else ROUNDING
+
+    def row(self, seconds: dict[str, float]) -> report.Row:
+        layer = self.layer
+        counts = (
+            (layer.gflop, layer.executed_gflop(self.op)) if isinstance(layer, shapes.Conv) else (None, None)
+        )
+        return report.Row(self.op, str(layer), counts[0], seconds, counts[1], layer.kind)
 
 
-def _case(op: str, layer: shapes.Conv | shapes.Pool) -> dict[str, Any]:
+def tasks(sections: list[str], dtype: str) -> Iterator[Task]:
+    if "convolutions" in sections:
+        table = shapes.at_peer_batch(shapes.CONVOLUTIONS)
+        yield from (
+            Task(op, layer, _layer_case(op, layer, dtype)) for op in CONVOLUTION_OPS for layer in table
+        )
+    if "pools" in sections:
+        table = shapes.at_peer_batch(shapes.POOLS)
+        yield from (Task(op, layer, _layer_case(op, layer, dtype)) for op in POOL_OPS for layer in table)
+    if "steps" in sections:
+        for op, nets in (("train", shapes.TRAINED), ("predict", shapes.PREDICTED)):
+            yield from (Task(op, net, _net_case(op, net, dtype)) for net in nets)
+
+
+def _layer_case(op: str, layer: shapes.Conv | shapes.Pool, dtype: str) -> dict[str, Any]:
     filters = layer.w if isinstance(layer, shapes.Conv) else (0, 0, 0, 0)
     arrays = {"x": layer.x, "w": filters, "y": layer.y}
     window = {"taps": layer.taps, "stride": layer.stride, "padding": layer.padding}
-    return {"op": op, **arrays, **window, "before": layer.axis.before}
+    ends = {"before": layer.axis.before, "after": layer.axis.after}
+    return {"op": op, "dtype": dtype, **arrays, **window, **ends}
 
 
-def prepare(workers: list[Worker], case: dict[str, Any]) -> None:
-    """Every worker prepares the case; all must have the same result, within float32's rounding."""
-    expected, *others = [pair for worker in workers for pair in worker.ask(prepare=case).items()]
-    for variant, digest in others:
-        if max(abs(a - b) for a, b in zip(digest, expected[1], strict=True)) > 1e-4 * expected[1][0]:
-            raise SystemExit(f"{variant} has another result: {digest} instead of {expected[1]} in {case}")
+def _net_case(op: str, net: shapes.Net, dtype: str) -> dict[str, Any]:
+    shape = {"network": net.network, "x": net.x, "weights": net.weights, "rate": net.rate}
+    return {"op": op, "dtype": dtype, **shape}
 
 
-def measure(opponents: list[Opponent]) -> dict[str, float]:
+def prepare(workers: list[Worker], task: Task) -> None:
+    """Every worker prepares the case; all must have the same result, within the tolerance."""
+    _, *others = pairs = [pair for worker in workers for pair in _digests(worker, task)]
+    expected = pairs[0][1]
+    allowed = task.tolerance * expected["norm"]
+    for name, digest in others:
+        near = all(abs(digest[key] - expected[key]) <= allowed for key in ("norm", "sum"))  # not if NaN
+        if digest["shape"] != expected["shape"] or not near:
+            raise SystemExit(f"{name} has another result: {digest} instead of {expected} in {task.case}")
+
+
+def _digests(worker: Worker, task: Task) -> list[tuple[str, dict[str, Any]]]:
+    answer = worker.ask(prepare=task.case)
+    return [(f"{worker.name} {variant}", digest) for variant, digest in answer.items()]
+
+
+def measure(opponents: list[Opponent], rounds: int) -> dict[str, float]:
     """The best seconds of each, in turn."""
     slowest = max(opponent.seconds(calls=1) for opponent in opponents)
     calls = timing.calls_in_turn(slowest)
-    rounds = [[opponent.seconds(calls) for opponent in opponents] for _ in range(ROUNDS)]
-    return {opponent.name: min(turns[i] for turns in rounds) for i, opponent in enumerate(opponents)}
+    turns = [[opponent.seconds(calls) for opponent in opponents] for _ in range(rounds)]
+    return {
+        opponent.name: min(times) for opponent, times in zip(opponents, zip(*turns, strict=True), strict=True)
+    }
+
+
+def show(rows: list[report.Row], facts: list[str], markdown: bool) -> None:
+    fence = ["```"] if markdown else []
+    print(*fence, *facts, *fence, sep="\n")
+    print("", *report.table(rows, markdown), sep="\n")
+    print("", *report.kind_means(rows, markdown), sep="\n")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="fastconv against other frameworks, in turn")
-    parser.add_argument("--torch", metavar="PYTHON", required=True, help="interpreter with torch and numpy")
-    parser.add_argument("--threads", type=int, default=fastconv.get_num_threads(), help="here %(default)s")
-    options = parser.parse_args()
-
-    machine = report.machine()
-    pythons = {report.OURS: sys.executable, "torch": options.torch}
-    workers = [Worker(python, name, options.threads) for name, python in pythons.items()]
+    options = _options()
+    chosen = [task for task in tasks(options.sections, options.dtype) if options.only in str(task.layer)]
+    if not chosen:
+        raise SystemExit(f"no layer's name contains {options.only!r}")
+    machine = report.machine(options.dtype)
+    workers = [Worker(python, name, options.threads) for name, python in _pythons(options).items()]
     opponents = [Opponent(worker, variant) for worker in workers for variant in worker.variants]
     rows = []
-    for op, layer, case in cases():
-        prepare(workers, case)
-        rows.append(report.Row(op, str(layer), getattr(layer, "gflop", None), measure(opponents)))
+    for task in chosen:
+        prepare(workers, task)
+        rows.append(task.row(measure(opponents, options.rounds)))
         print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
 
-    peers = ", ".join(worker.version for worker in workers[1:])
-    print(*machine, sep="\n")
-    print(f"peers     {peers}; {options.threads} threads each; ratio: the best peer's time to fastconv's")
-    print("", *report.table(rows), sep="\n")
+    versions = ", ".join(dict.fromkeys(worker.version for worker in workers[1:]))
+    batches = {
+        task.layer.network: task.layer.images for task in chosen if task.op not in ("train", "predict")
+    }
+    images = ", ".join(f"{network} {number}" for network, number in batches.items())
+    facts = [
+        *machine,
+        f"peers     {versions}; {options.threads} threads each; ratio: the best peer's time to fastconv's",
+        "GFLOP/s   fastconv's, as of the plain sum; executed: of what it computes, less with Winograd",
+    ]
+    show(rows, [*facts, f"images    {images}"] if images else facts, options.markdown)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="fastconv against other frameworks, in turn")
+    parser.add_argument("--torch", metavar="PYTHON", help="interpreter with torch and numpy")
+    parser.add_argument("--tensorflow", metavar="PYTHON", help="interpreter with tensorflow and numpy")
+    parser.add_argument("--without-onednn", action="store_true", help="each also without oneDNN")
+    parser.add_argument("--threads", type=int, default=fastconv.get_num_threads(), help="here %(default)s")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each (%(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="%(default)s")
+    parser.add_argument("--sections", default=",".join(SECTIONS), help="some of %(default)s")
+    parser.add_argument("--only", metavar="SUBSTRING", default="", help="layers whose name contains it")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    options = parser.parse_args()
+    if not (options.torch or options.tensorflow):
+        parser.error("at least one of --torch and --tensorflow is needed")
+    options.sections = options.sections.split(",")
+    if unknown := set(options.sections) - set(SECTIONS):
+        parser.error(f"--sections must be some of {', '.join(SECTIONS)}, not {', '.join(sorted(unknown))}")
+    if options.dtype == "float64" and "steps" in options.sections:
+        options.sections.remove("steps")
+        print("fastconv.models compute in float32: no steps in float64", file=sys.stderr)
+    return options
+
+
+def _pythons(options: argparse.Namespace) -> dict[str, str]:
+    """The interpreter of each worker, by its name in workers.py; fastconv's is the first."""
+    given = {"torch": options.torch, "TF": options.tensorflow}
+    pythons = {report.OURS: sys.executable}
+    for name, python in given.items():
+        if python:
+            pythons[name] = python
+            if options.without_onednn:
+                pythons[f"{name} w/o oneDNN"] = python
+    return pythons
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What both benchmarks print: the machine, a table with every row, geometric means, and the losses."""
+"""What the benchmarks print: the machine, a table with every row, geometric means, and the losses.
+
+As text to read in a terminal, or as Markdown.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from shapes import DOCUMENT
+from shapes import DOCUMENT, KIND_3X3, KIND_5X5, KIND_OTHER, KIND_POOL, KIND_STEP
 
 import fastconv
 from fastconv._kernels import dispatch
@@ -27,12 +30,17 @@ THREAD_VARIABLES = (
 
 
 class Row(NamedTuple):
-    """One operation on one layer. `seconds`: the best time of each opponent, fastconv's under OURS."""
+    """One operation on one layer. `seconds`: the best time of each opponent, fastconv's under OURS.
+
+    gflop: of the plain sum, in 1e9; executed: what fastconv computes of it; kind: of the layer.
+    """
 
     op: str
     layer: str
     gflop: float | None
     seconds: dict[str, float]
+    executed: float | None = None
+    kind: str = ""
 
     @property
     def ratio(self) -> float:
@@ -44,15 +52,27 @@ class Row(NamedTuple):
         return self.layer.startswith(DOCUMENT)
 
 
-def machine() -> list[str]:
+def cpu() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """How many of its cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine(dtype: str = "float32") -> list[str]:
     """What the figures depend on; to be asked before anything is measured, because of the load."""
     variables = [f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if name in os.environ]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     threads, origin = fastconv.threads.decide()
     return [
-        f"CPU       {_cpu()}, {cores} cores for this process, load {load} before the start",
-        f"fastconv  {fastconv.__version__}, {dispatch.selected()}, {threads} threads ({origin}), float32",
+        f"CPU       {cpu()}, {cores()} cores for this process, load {load} before the start",
+        f"fastconv  {fastconv.__version__}, {dispatch.selected()}, {threads} threads ({origin}), {dtype}",
         f"set       {', '.join(variables) or 'no variable about threads'}",
     ]
 
@@ -67,42 +87,70 @@ def numpy_and_blas() -> str:
     return f"NumPy     {np.__version__}, {library}, with the number of threads it chooses itself"
 
 
-def table(rows: Sequence[Row]) -> Iterator[str]:
-    """The lines of the table, and below it the geometric means of the ratios and the number of losses."""
+def table(rows: Sequence[Row], markdown: bool = False) -> Iterator[str]:
+    """Every row: times, fastconv's speed (as executed, too, if rows say so), the ratio, and LOSS below 1."""
     names = list(dict.fromkeys(name for row in rows for name in row.seconds))
-    op_width = max(len(row.op) for row in rows)
-    layer_width = max(len(row.layer) for row in rows)
-    titles = [f"{name} ms" for name in names]
-    yield "  ".join([f"{'operation':{op_width}}", f"{'layer':{layer_width}}", *titles, "GFLOP/s", "ratio"])
+    speeds = ["GFLOP/s", "executed"] if any(row.executed for row in rows) else ["GFLOP/s"]
+    titles = ["operation", "layer", *(f"{name} ms" for name in names), *speeds, "ratio", ""]
+    body = []
     for row in rows:
-        times = [f"{row.seconds[name] * 1e3:{len(name) + 3}.3f}" for name in names]
-        speed = f"{row.gflop / row.seconds[OURS]:7.0f}" if row.gflop else f"{'-':>7}"
-        cells = [f"{row.op:{op_width}}", f"{row.layer:{layer_width}}", *times, speed, f"{row.ratio:5.2f}"]
-        yield "  ".join(cells) + ("  LOSS" if row.ratio < 1 else "")
-    yield ""
-    yield from _means(rows)
+        times = [f"{row.seconds[name] * 1e3:.3f}" for name in names]
+        counts = [row.gflop, row.executed][: len(speeds)]
+        cells = [f"{count / row.seconds[OURS]:.0f}" if count else "-" for count in counts]
+        loss = "LOSS" if row.ratio < 1 else ""
+        body.append([row.op, row.layer, *times, *cells, f"{row.ratio:.2f}", loss])
+    yield from _lines(titles, body, "<<" + ">" * (len(titles) - 3) + "<", markdown)
 
 
-def _means(rows: Sequence[Row]) -> Iterator[str]:
+def document_means(rows: Sequence[Row]) -> Iterator[str]:
+    """The geometric means of the ratios of each operation: of the document's layers, and of all."""
     ops = list(dict.fromkeys(row.op for row in rows))
     groups = {op: [row for row in rows if row.op == op] for op in ops} | {"all": list(rows)}
-    title = "geometric mean of the ratios"
-    width = max(len(title), *map(len, ops))
-    yield f"{title:{width}}  {DOCUMENT + ' layers':>12}  all layers  losses"
+    body = []
     for name, group in groups.items():
         document = geometric_mean(row.ratio for row in group if row.in_document)
         everything = geometric_mean(row.ratio for row in group)
-        losses = sum(row.ratio < 1 for row in group)
-        yield f"{name:{width}}  {document:12.2f}  {everything:10.2f}  {losses:2} of {len(group)}"
+        body.append([name, f"{document:.2f}", f"{everything:.2f}", _losses(group)])
+    titles = ["geometric mean of the ratios", f"{DOCUMENT} layers", "all layers", "losses"]
+    yield from _lines(titles, body, "<>>>")
+
+
+def kind_means(rows: Sequence[Row], markdown: bool = False) -> Iterator[str]:
+    """The geometric means of the ratios of each kind of layer and operation, and of all but the networks'."""
+    layers = [row for row in rows if row.kind != KIND_STEP]
+    steps = [row for row in rows if row.kind == KIND_STEP]
+    groups = [*_by_kind(layers), ("all layers", "all", layers), *_by_kind(steps)]
+    body = [
+        [kind, op, f"{geometric_mean(row.ratio for row in group):.2f}", _losses(group)]
+        for kind, op, group in groups
+        if group
+    ]
+    yield from _lines(["geometric mean of the ratios", "operation", "mean", "losses"], body, "<<>>", markdown)
+
+
+def _by_kind(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
+    order = [KIND_3X3, KIND_5X5, KIND_OTHER, KIND_POOL, KIND_STEP]
+    pairs = dict.fromkeys((row.kind, row.op) for row in rows)
+    groups = [(kind, op, [row for row in rows if (row.kind, row.op) == (kind, op)]) for kind, op in pairs]
+    return sorted(groups, key=lambda group: order.index(group[0]))
+
+
+def _losses(rows: Sequence[Row]) -> str:
+    return f"{sum(row.ratio < 1 for row in rows)} of {len(rows)}"
+
+
+def _lines(titles: list[str], body: list[list[str]], aligns: str, markdown: bool = False) -> Iterator[str]:
+    """The lines of a table; `aligns` has < or > for each column."""
+    if markdown:
+        rules = ["---" if align == "<" else "---:" for align in aligns]
+        yield from (f"| {' | '.join(cells)} |" for cells in (titles, rules, *body))
+        return
+    widths = [max(map(len, column)) for column in zip(titles, *body, strict=True)]
+    for cells in (titles, *body):
+        columns = zip(cells, aligns, widths, strict=True)
+        yield "  ".join(f"{cell:{align}{width}}" for cell, align, width in columns).rstrip()
 
 
 def geometric_mean(ratios: Iterable[float]) -> float:
     logs = [math.log(ratio) for ratio in ratios]
     return math.exp(sum(logs) / len(logs)) if logs else math.nan
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -7,10 +7,10 @@ A worker waits on stdin and answers each line of JSON with one on stdout:
     {"run": variant, "calls": n}               {"seconds": the best of n calls}
 
 A case of one operation is {"op", "dtype", "x", "w", "y", "taps", "stride", "padding", "before", "after"}: its
-name in fastconv.nn, the NHWC and HWIO shapes (a pool's w is empty), window, stride, "SAME" or "VALID", and the
-padding pixels on both sides. A case of a whole network is {"op", "dtype", "network", "x", "weights", "rate"}:
-"train" or "predict", the model's name in fastconv.models, the shapes of the images and of all parameters, and
-the dropout rate.
+name in fastconv.nn, the NHWC and HWIO shapes (a pool's w is empty), window, stride, "SAME" or "VALID", and
+the padding pixels on both sides. A case of a whole network is {"op", "dtype", "network", "x", "weights",
+"rate"}: "train" or "predict", the model's name in fastconv.models, the shapes of the images and of all
+parameters, and the dropout rate.
 
 Only NumPy and the worker's own framework are imported here, because each runs in the virtual environment that
 has it. Where a framework offers several ways to the same result, the fastest was chosen by measuring, and a

@@ -45,8 +45,9 @@ cdef fc_index SOURCE_BYTES = 1 << 19
 cdef fc_index KC_BYTES = 1 << 17
 # Result channels are few if so many times more would fit into one vector.
 cdef fc_index FEW = 4
-# So many pixels do not repay packing the filters: they are read where they lie.
+# So many pixels do not repay packing the filters: they are read where they lie, if a panel's row is long enough.
 cdef fc_index PIXELS_TO_PACK = 256
+cdef fc_index LEAST_ROW_BYTES = 256
 # Work is cut into at least this many tasks where the shape allows; more would only repeat the source's copy.
 cdef fc_index TASKS = 16
 # All partial filter gradients together.
@@ -277,7 +278,8 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     tasks = job.units * job.groups
     job.run = job.x.c * job.u.taps if job.u.extent == job.u.taps else job.x.c
     job.few = FEW * job.k <= job.fc.vl <= job.run
-    job.in_place = not job.transposed and job.x.n * job.v.count * job.u.count <= PIXELS_TO_PACK
+    job.in_place = (not job.transposed and job.x.n * job.v.count * job.u.count <= PIXELS_TO_PACK
+                    and job.fc.max_vectors * job.fc.vl * job.size >= LEAST_ROW_BYTES)
     packed_bytes = whole_lines(job.depth * job.panels.vectors * job.fc.vl * job.size)
     thread_bytes = job.buffer_bytes
     if job.pools:
