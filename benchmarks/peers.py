@@ -16,7 +16,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,22 +84,20 @@ class Task(NamedTuple):
         return DROPPING if self.op == "train" and self.case["rate"] else ROUNDING
 
     def row(self, seconds: dict[str, float]) -> report.Row:
-        layer = self.layer
-        counts = (
-            (layer.gflop, layer.executed_gflop(self.op)) if isinstance(layer, shapes.Conv) else (None, None)
-        )
-        return report.Row(self.op, str(layer), counts[0], seconds, counts[1], layer.kind)
+        row = report.Row(self.op, str(self.layer), None, seconds, kind=self.layer.kind)
+        if isinstance(self.layer, shapes.Conv):
+            row = row._replace(gflop=self.layer.gflop, executed=self.layer.executed_gflop(self.op))
+        return row
 
 
 def tasks(sections: list[str], dtype: str) -> Iterator[Task]:
-    if "convolutions" in sections:
-        table = shapes.at_peer_batch(shapes.CONVOLUTIONS)
-        yield from (
-            Task(op, layer, _layer_case(op, layer, dtype)) for op in CONVOLUTION_OPS for layer in table
-        )
-    if "pools" in sections:
-        table = shapes.at_peer_batch(shapes.POOLS)
-        yield from (Task(op, layer, _layer_case(op, layer, dtype)) for op in POOL_OPS for layer in table)
+    tables: dict[str, tuple[Sequence[str], Sequence[shapes.Conv | shapes.Pool]]] = {
+        "convolutions": (CONVOLUTION_OPS, shapes.at_peer_batch(shapes.CONVOLUTIONS)),
+        "pools": (POOL_OPS, shapes.at_peer_batch(shapes.POOLS)),
+    }
+    for section, (ops, table) in tables.items():
+        if section in sections:
+            yield from (Task(op, layer, _layer_case(op, layer, dtype)) for op in ops for layer in table)
     if "steps" in sections:
         for op, nets in (("train", shapes.TRAINED), ("predict", shapes.PREDICTED)):
             yield from (Task(op, net, _net_case(op, net, dtype)) for net in nets)
@@ -120,12 +118,11 @@ def _net_case(op: str, net: shapes.Net, dtype: str) -> dict[str, Any]:
 
 def prepare(workers: list[Worker], task: Task) -> None:
     """Every worker prepares the case; all must have the same result, within the tolerance."""
-    _, *others = pairs = [pair for worker in workers for pair in _digests(worker, task)]
-    expected = pairs[0][1]
+    (_, expected), *others = [pair for worker in workers for pair in _digests(worker, task)]
     allowed = task.tolerance * expected["norm"]
     for name, digest in others:
         near = all(abs(digest[key] - expected[key]) <= allowed for key in ("norm", "sum"))  # not if NaN
-        if digest["shape"] != expected["shape"] or not near:
+        if not near or digest["shape"] != expected["shape"]:
             raise SystemExit(f"{name} has another result: {digest} instead of {expected} in {task.case}")
 
 
@@ -139,23 +136,24 @@ def measure(opponents: list[Opponent], rounds: int) -> dict[str, float]:
     slowest = max(opponent.seconds(calls=1) for opponent in opponents)
     calls = timing.calls_in_turn(slowest)
     turns = [[opponent.seconds(calls) for opponent in opponents] for _ in range(rounds)]
-    return {
-        opponent.name: min(times) for opponent, times in zip(opponents, zip(*turns, strict=True), strict=True)
-    }
+    return {opponent.name: min(turn[i] for turn in turns) for i, opponent in enumerate(opponents)}
 
 
-def show(rows: list[report.Row], facts: list[str], markdown: bool) -> None:
-    fence = ["```"] if markdown else []
-    print(*fence, *facts, *fence, sep="\n")
-    print("", *report.table(rows, markdown), sep="\n")
-    print("", *report.kind_means(rows, markdown), sep="\n")
+def facts(options: argparse.Namespace, workers: list[Worker], chosen: list[Task]) -> Iterator[str]:
+    """What the table does not say itself."""
+    versions = ", ".join(dict.fromkeys(worker.version for worker in workers[1:]))
+    yield f"peers     {versions}; {options.threads} threads each; ratio: the best peer's time to fastconv's"
+    yield "GFLOP/s   fastconv's, as of the plain sum; executed: of what it computes, less with Winograd"
+    layers = [task.layer for task in chosen if not isinstance(task.layer, shapes.Net)]
+    if images := {layer.network: layer.images for layer in layers}:
+        yield f"images    {', '.join(f'{network} {number}' for network, number in images.items())}"
 
 
 def main() -> None:
     options = _options()
     chosen = [task for task in tasks(options.sections, options.dtype) if options.only in str(task.layer)]
     if not chosen:
-        raise SystemExit(f"no layer's name contains {options.only!r}")
+        raise SystemExit(f"nothing to measure: no layer's name contains {options.only!r}")
     machine = report.machine(options.dtype)
     workers = [Worker(python, name, options.threads) for name, python in _pythons(options).items()]
     opponents = [Opponent(worker, variant) for worker in workers for variant in worker.variants]
@@ -166,17 +164,10 @@ def main() -> None:
         print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
 
-    versions = ", ".join(dict.fromkeys(worker.version for worker in workers[1:]))
-    batches = {
-        task.layer.network: task.layer.images for task in chosen if task.op not in ("train", "predict")
-    }
-    images = ", ".join(f"{network} {number}" for network, number in batches.items())
-    facts = [
-        *machine,
-        f"peers     {versions}; {options.threads} threads each; ratio: the best peer's time to fastconv's",
-        "GFLOP/s   fastconv's, as of the plain sum; executed: of what it computes, less with Winograd",
-    ]
-    show(rows, [*facts, f"images    {images}"] if images else facts, options.markdown)
+    fence = ["```"] if options.markdown else []
+    print(*fence, *machine, *facts(options, workers, chosen), *fence, sep="\n")
+    print("", *report.table(rows, options.markdown), sep="\n")
+    print("", *report.kind_means(rows, options.markdown), sep="\n")
 
 
 def _options() -> argparse.Namespace:

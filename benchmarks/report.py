@@ -99,7 +99,7 @@ def table(rows: Sequence[Row], markdown: bool = False) -> Iterator[str]:
         cells = [f"{count / row.seconds[OURS]:.0f}" if count else "-" for count in counts]
         loss = "LOSS" if row.ratio < 1 else ""
         body.append([row.op, row.layer, *times, *cells, f"{row.ratio:.2f}", loss])
-    yield from _lines(titles, body, "<<" + ">" * (len(titles) - 3) + "<", markdown)
+    yield from aligned(titles, body, "<<" + ">" * (len(titles) - 3) + "<", markdown)
 
 
 def document_means(rows: Sequence[Row]) -> Iterator[str]:
@@ -112,7 +112,7 @@ def document_means(rows: Sequence[Row]) -> Iterator[str]:
         everything = geometric_mean(row.ratio for row in group)
         body.append([name, f"{document:.2f}", f"{everything:.2f}", _losses(group)])
     titles = ["geometric mean of the ratios", f"{DOCUMENT} layers", "all layers", "losses"]
-    yield from _lines(titles, body, "<>>>")
+    yield from aligned(titles, body, "<>>>")
 
 
 def kind_means(rows: Sequence[Row], markdown: bool = False) -> Iterator[str]:
@@ -125,7 +125,9 @@ def kind_means(rows: Sequence[Row], markdown: bool = False) -> Iterator[str]:
         for kind, op, group in groups
         if group
     ]
-    yield from _lines(["geometric mean of the ratios", "operation", "mean", "losses"], body, "<<>>", markdown)
+    yield from aligned(
+        ["geometric mean of the ratios", "operation", "mean", "losses"], body, "<<>>", markdown
+    )
 
 
 def _by_kind(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
@@ -139,7 +141,7 @@ def _losses(rows: Sequence[Row]) -> str:
     return f"{sum(row.ratio < 1 for row in rows)} of {len(rows)}"
 
 
-def _lines(titles: list[str], body: list[list[str]], aligns: str, markdown: bool = False) -> Iterator[str]:
+def aligned(titles: list[str], body: list[list[str]], aligns: str, markdown: bool = False) -> Iterator[str]:
     """The lines of a table; `aligns` has < or > for each column."""
     if markdown:
         rules = ["---" if align == "<" else "---:" for align in aligns]

@@ -8,7 +8,7 @@ NumPy's sake and at a larger one (PEER_IMAGES) against other frameworks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from fastconv import _algorithms, geometry
 
@@ -17,6 +17,12 @@ LENET = "LeNet-5"
 
 # Winograd's tiles: of 6x6 products a channel and filter, and of 7 - taps pixels of the result to a side.
 WINOGRAD_PRODUCTS = 36
+# The passes of a convolution, by the functions that compute them.
+COMPUTES = {
+    "conv2d": "forward",
+    "conv2d_backprop_input": "input_gradient",
+    "conv2d_backprop_filter": "filter_gradient",
+}
 WINOGRAD_SIDES = {3: 4, 5: 2}
 
 # What the table of the frameworks takes geometric means over.
@@ -61,14 +67,14 @@ class Conv(NamedTuple):
         """Multiplications and additions, in 1e9, of the plain sum; the same for both gradients."""
         return 2e-9 * self.images * self.axis.out**2 * self.taps**2 * self.channels * self.filters
 
-    @property
-    def winograd(self) -> bool:
+    def winograd(self, op: str) -> bool:
         """Whether fastconv, left to itself, computes it with Winograd's algorithm."""
-        return _algorithms.winograd(None, self.images, self.axis, self.axis, self.channels, self.filters)
+        sizes = (self.images, self.axis, self.axis, self.channels, self.filters)
+        return _algorithms.winograd(None, *sizes, COMPUTES[op])
 
     def executed_gflop(self, op: str) -> float:
         """What fastconv computes of it, in 1e9: Winograd's tiles, rounded up, or the plain sum."""
-        if not self.winograd:
+        if not self.winograd(op):
             return self.gflop
         pixels = self.size if op == "conv2d_backprop_input" else self.axis.out
         tiles = self.images * (-(-pixels // WINOGRAD_SIDES[self.taps])) ** 2
@@ -96,7 +102,10 @@ class Pool(NamedTuple):
     taps: int
     stride: int
     padding: str = "SAME"
-    kind = KIND_POOL
+
+    @property
+    def kind(self) -> str:
+        return KIND_POOL
 
     @property
     def axis(self) -> geometry.Axis:
@@ -149,7 +158,10 @@ class Net(NamedTuple):
     filters: tuple[int, ...]
     units: tuple[int, ...]
     rate: float
-    kind = KIND_STEP
+
+    @property
+    def kind(self) -> str:
+        return KIND_STEP
 
     @property
     def x(self) -> tuple[int, ...]:
@@ -209,11 +221,13 @@ POOLS = [
     Pool("ResNet", 4, 112, 64, 3, 2),
 ]
 
+Layer = TypeVar("Layer", Conv, Pool)
+
 # Images of a batch against other frameworks; the networks that are not here keep the tables' own.
 PEER_IMAGES = {"AlexNet": 16, "GoogLeNet": 16, "ResNet": 8}
 
 
-def at_peer_batch(table: Sequence[Conv] | Sequence[Pool]) -> list[Conv | Pool]:
+def at_peer_batch(table: Sequence[Layer]) -> list[Layer]:
     return [layer._replace(images=PEER_IMAGES.get(layer.network, layer.images)) for layer in table]
 
 

@@ -1,11 +1,15 @@
 """Which algorithm computes a convolution: decided from its shape alone, so that equal shapes give equal bits.
 
-    filter, stride, dilation   channels, filters   tiles        algorithm
-    3x3 or 5x5, 1, 1           8 or more           32 or more   winograd: 4 or 2.8 times fewer products
-                                                   (64 for the filters' gradient)
-    3x3 or 5x5, 1, 1           any other                        direct: few channels leave lanes empty, few
-                                                                tiles do not repay transforming the filters
-    anything else                                               direct
+    filter, stride, dilation   channels, filters   tiles        products      algorithm
+    3x3 or 5x5, 1, 1           8 or more           32 or more   1.5 times     winograd
+                                                   (64 for the  fewer or
+                                                   filters'     better
+                                                   gradient)
+    3x3 or 5x5, 1, 1           any other                                      direct
+    anything else                                                             direct
+
+Few channels leave lanes empty, few tiles do not repay transforming the filters, and small images leave most
+of a tile outside.
 
 The first of these that is given decides otherwise:
 
@@ -20,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -29,9 +34,10 @@ from fastconv.geometry import Axis
 
 ALGORITHMS = ("auto", "direct", "winograd")
 LEAST_CHANNELS = 8
-LEAST_TILES = 32
-# The sums of a filter's gradient at the 36 points are four times its size and pass through memory twice.
-LEAST_TILES_OF_FILTER_GRADIENT = 64
+# The sums of the filters' gradient at the 36 points are four times its size and pass through memory twice.
+LEAST_TILES = {"forward": 32, "input_gradient": 32, "filter_gradient": 64}
+# The transforms take about as long as a third of the products.
+LEAST_GAIN = 1.5
 
 _context: ContextVar[str | None] = ContextVar("fastconv_algorithm", default=None)
 
@@ -57,9 +63,12 @@ def winograd(
     horizontal: Axis,
     channels: int,
     filters: int,
-    least_tiles: int = LEAST_TILES,
+    computes: str = "forward",
 ) -> bool:
-    """Whether to use Winograd's algorithm, given the call's `algorithm` argument (or None)."""
+    """Whether to use Winograd's algorithm, given the call's `algorithm` argument (or None).
+
+    computes: "forward", "input_gradient" or "filter_gradient".
+    """
     wanted = algorithm
     if wanted is None:
         wanted = _context.get() or _environment()
@@ -74,9 +83,16 @@ def winograd(
         )
     if wanted != "auto" or not fits:
         return fits and wanted == "winograd"
-    side = 7 - vertical.kernel  # of a tile of results
-    tiles = images * -(-vertical.out // side) * -(-horizontal.out // side)
-    return min(channels, filters) >= LEAST_CHANNELS and tiles >= least_tiles
+    axes = (vertical, horizontal)
+    side = 7 - vertical.kernel  # of a tile
+    tiled = [axis.size if computes == "input_gradient" else axis.out for axis in axes]
+    tiles = math.prod(-(-pixels // side) for pixels in tiled)
+    gain = math.prod(axis.out * axis.kernel for axis in axes) / (36 * tiles)
+    return (
+        min(channels, filters) >= LEAST_CHANNELS
+        and images * tiles >= LEAST_TILES[computes]
+        and gain >= LEAST_GAIN
+    )
 
 
 @functools.lru_cache(maxsize=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
 from typing import Any
 
 from numpy.typing import NDArray
@@ -38,12 +39,8 @@ class Convolution:
         self.vertical, self.horizontal = v, u
         self.output_shape = (shape[0], v.out, u.out, filter_shape[3])
         self.multiply_adds = math.prod(self.output_shape) * math.prod(filter_shape[:3])
-        choice = (algorithm, shape[0], v, u, *filter_shape[2:])
-        least = _algorithms.LEAST_TILES_OF_FILTER_GRADIENT
-        self._correlate = (_winograd if _algorithms.winograd(*choice) else _direct).correlate
-        self._filter_gradient = (
-            _winograd if _algorithms.winograd(*choice, least) else _direct
-        ).filter_gradient
+        self._choice = (algorithm, shape[0], v, u, *filter_shape[2:])
+        _algorithms.winograd(*self._choice)  # what does not apply is an error even where nothing is computed
 
     def forward(
         self,
@@ -62,7 +59,7 @@ class Convolution:
         if y.size:
             sweeps = geometry.forward_sweep(self.vertical), geometry.forward_sweep(self.horizontal)
             pooling: dict[str, Any] = {"pools": pools, "where": where}
-            self._correlate(y, x, filters, bias, relu, *sweeps, False, n, **pooling)
+            self._driver("forward").correlate(y, x, filters, bias, relu, *sweeps, False, n, **pooling)
 
     def input_gradient(
         self,
@@ -77,9 +74,10 @@ class Convolution:
         pooled = self._pooled(unpool)
         if not dx.size:
             return
+        driver = self._driver("input_gradient")
         for v in geometry.input_gradient_sweeps(self.vertical):
             for u in geometry.input_gradient_sweeps(self.horizontal):
-                self._correlate(dx, dy, filters, None, False, v, u, True, n, unpool=pooled)
+                driver.correlate(dx, dy, filters, None, False, v, u, True, n, unpool=pooled)
 
     def filter_gradient(
         self,
@@ -95,7 +93,11 @@ class Convolution:
             dw.fill(0)
             return
         sweeps = geometry.forward_sweep(self.vertical), geometry.forward_sweep(self.horizontal)
-        self._filter_gradient(dw, x, dy, *sweeps, n, unpool=self._pooled(unpool))
+        driver = self._driver("filter_gradient")
+        driver.filter_gradient(dw, x, dy, *sweeps, n, unpool=self._pooled(unpool))
+
+    def _driver(self, computes: str) -> ModuleType:
+        return _winograd if _algorithms.winograd(*self._choice, computes) else _direct
 
     def _pooled(self, unpool: tuple[NDArray, float] | None) -> tuple[Any, ...] | None:
         return None if unpool is None else (*unpool, self.vertical.out, self.horizontal.out)

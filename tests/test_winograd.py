@@ -119,6 +119,23 @@ def test_auto(images, size, taps, stride, channels, filters, expected):
     assert not _algorithms.winograd("direct", images, axis, axis, channels, filters)
 
 
+@pytest.mark.parametrize(
+    ("size", "taps", "padding", "forward", "input_gradient"),
+    [
+        (7, 3, "SAME", True, True),
+        (6, 3, "VALID", True, False),  # 4x4 results fill one tile, 6x6 need four
+        (5, 5, "VALID", False, False),  # one result a tile of four; 9 tiles for the 25 products of one window
+        (2, 3, "SAME", False, False),
+        (6, 5, "VALID", True, False),
+    ],
+)
+def test_auto_counts_the_products(size, taps, padding, forward, input_gradient):
+    axis = geometry.axis(size, taps, 1, 1, padding)
+    how = ("auto", 1000, axis, axis, 16, 16)
+    assert _algorithms.winograd(*how) is _algorithms.winograd(*how, "filter_gradient") is forward
+    assert _algorithms.winograd(*how, "input_gradient") is input_gradient
+
+
 @pytest.mark.parametrize(("taps", "strides", "dilations"), [(3, 2, 1), (3, 1, 2), (1, 1, 1), (7, 1, 1)])
 def test_winograd_where_it_does_not_apply_is_an_error(taps, strides, dilations):
     x, filters = np.ones((1, 9, 9, 2)), np.ones((taps, taps, 2, 3))
