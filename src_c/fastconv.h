@@ -87,9 +87,10 @@ typedef struct fc_kernels {
                                 const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c);
 
     /* Gradient of one output row: dx at the first pixel of each window that equals y (a NaN equals a NaN) += dy.  Channels
-     * 0 .. count-1 of c, so that a caller can share the channels out.  INOUT dx (laid out as x); IN x, y[ow][c], dy[ow][c]. */
+     * 0 .. count-1 of c, so that a caller can share the channels out.  fresh: no two windows share a pixel, so dx is not read
+     * but written, dy or 0.  INOUT dx (laid out as x); IN x, y[ow][c], dy[ow][c]. */
     void (*max_pool_grad_row)(void *dx, const void *x, const void *y, const void *dy, fc_index x_row, fc_index h,
-                              const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c, fc_index count);
+                              const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c, fc_index count, int fresh);
 
     /* The two ends of the chain convolution, relu, 2x2 max pooling in steps of 2, whose dense arrays are never formed.
      *

@@ -56,7 +56,7 @@ static void FN(max_pool_argmax_row)(void *y_, int64_t *argmax, const void *x_, f
 }
 
 static void FN(max_pool_grad_row)(void *dx_, const void *x_, const void *y_, const void *dy_, fc_index x_row, fc_index h,
-                                  const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c, fc_index count)
+                                  const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c, fc_index count, int fresh)
 {
     T *dx = dx_;
     const T *x = x_, *y = y_, *dy = dy_;
@@ -74,12 +74,14 @@ static void FN(max_pool_grad_row)(void *dx_, const void *x_, const void *y_, con
                     const fc_index at = r * x_row + column * c + ch;
                     const vec here = partial ? FN(load_part)(x + at, lanes) : FN(load)(x + at);
                     const ivec hit = waiting & ((here == top) | (top_is_nan & (here != here)));
-                    const vec part = (vec)(hit & (ivec)grad);
+                    vec part = (vec)(hit & (ivec)grad);
                     waiting &= ~hit;
+                    if (!fresh)
+                        part += partial ? FN(load_part)(dx + at, lanes) : FN(load)(dx + at);
                     if (partial)
-                        FN(store_part)(dx + at, FN(load_part)(dx + at, lanes) + part, lanes);
+                        FN(store_part)(dx + at, part, lanes);
                     else
-                        FN(store)(dx + at, FN(load)(dx + at) + part);
+                        FN(store)(dx + at, part);
                 }
         }
 }

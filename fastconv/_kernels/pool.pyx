@@ -29,6 +29,7 @@ cdef struct Job:
     char *dx                         # [n][h][w][c]
     fc_index n, h, w, c, oh, ow
     fc_index channels, blocks        # the gradient's share of channels
+    bint fresh                       # windows lie side by side: the gradient writes each pixel once
     fc_index *top                    # [oh] first row of a window, clipped to the image
     fc_index *bottom                 # [oh] one past the last
     fc_index *left                   # [ow]
@@ -43,6 +44,15 @@ cdef void clip(fc_index *first, fc_index *last, axis) except *:
         start = i * stride - before
         first[i] = max(start, 0)
         last[i] = min(start + kernel, size)
+
+
+cdef bint side_by_side(const fc_index *first, const fc_index *last, fc_index count, fc_index size) noexcept nogil:
+    """Whether the windows cover 0 .. size - 1 without overlap or gap."""
+    cdef fc_index i
+    for i in range(count - 1):
+        if last[i] != first[i + 1]:
+            return False
+    return first[0] == 0 and last[count - 1] == size
 
 
 cdef int plan(Job *job, fc_index size, vertical, horizontal) except -1:
@@ -74,20 +84,30 @@ cdef void pool_row(const Job *job, fc_index task) noexcept nogil:
         argmax[i] = (job.top[oh] * job.w + argmax[i]) * job.c + i % job.c
 
 
+cdef void clear_rows(const Job *job, char *dx, fc_index first_row, fc_index last_row, fc_index count) noexcept nogil:
+    """Zeros into `count` channels of these rows."""
+    cdef fc_index pixel
+    if count == job.c:
+        memset(dx + first_row * job.w * job.c * job.size, 0, (last_row - first_row) * job.w * job.c * job.size)
+    else:
+        for pixel in range(first_row * job.w, last_row * job.w):
+            memset(dx + pixel * job.c * job.size, 0, count * job.size)
+
+
 cdef void pool_grad(const Job *job, fc_index task) noexcept nogil:
     cdef fc_index n = task // job.blocks, first = task % job.blocks * job.channels, oh, row = job.w * job.c, x_at, y_at
-    cdef fc_index count = min(job.channels, job.c - first), r
-    cdef char *dx = job.dx + n * job.h * row * job.size
-    if job.blocks == 1:
-        memset(dx, 0, job.h * row * job.size)
-    else:
-        for r in range(job.h * job.w):
-            memset(dx + (r * job.c + first) * job.size, 0, count * job.size)
+    cdef fc_index count = min(job.channels, job.c - first), cleared = 0
+    cdef char *dx = job.dx + (n * job.h * row + first) * job.size
     for oh in range(job.oh):
+        # Just before the first window reaches them: they are still in the cache when it adds.
+        if not job.fresh:
+            clear_rows(job, dx, cleared, job.bottom[oh], count)
+        cleared = job.bottom[oh]
         x_at = ((n * job.h + job.top[oh]) * row + first) * job.size
         y_at = ((n * job.oh + oh) * job.ow * job.c + first) * job.size
         job.fc.max_pool_grad_row(job.dx + x_at, job.x + x_at, job.y + y_at, job.dy + y_at, row,
-                                 job.bottom[oh] - job.top[oh], job.left, job.right, job.ow, job.c, count)
+                                 job.bottom[oh] - job.top[oh], job.left, job.right, job.ow, job.c, count, job.fresh)
+    clear_rows(job, dx, cleared, job.h, count)
 
 
 def max_pool(real[:, :, :, ::1] y, int64_t[:, :, :, ::1] argmax, const real[:, :, :, ::1] x, vertical, horizontal,
@@ -122,6 +142,8 @@ def max_pool_grad(real[:, :, :, ::1] dx, const real[:, :, :, ::1] x, const real[
     job.blocks = (job.c + job.channels - 1) // job.channels
     try:
         plan(&job, sizeof(real), vertical, horizontal)
+        job.fresh = (side_by_side(job.top, job.bottom, job.oh, job.bottom[job.oh - 1])
+                     and side_by_side(job.left, job.right, job.ow, job.w))
         with nogil, parallel(num_threads=num_threads):
             for i in prange(job.n * job.blocks, schedule="static"):
                 pool_grad(&job, i)
