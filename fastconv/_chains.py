@@ -61,6 +61,7 @@ class ConvPool:
 
     def __init__(self, conv: Conv2D, pool: MaxPooling2D, dropout: Dropout | None = None) -> None:
         self.conv, self.pool, self.dropout = conv, pool, dropout
+        self._planned: tuple[Any, ...] = (None,)
 
     def count_params(self) -> int:
         return self.conv.count_params()
@@ -68,10 +69,8 @@ class ConvPool:
     def __call__(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         conv, weights = self.conv, self.conv.owned_weights()
         x, w = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4))
-        convolution = Convolution(x.shape, w.shape, conv.strides, conv.padding, conv.dilation_rate)
-        shape = convolution.output_shape
-        windows = _windows.pooling(shape, 2, 2, self.pool.padding, "x")
-        y = memory.empty((shape[0], *(axis.out for axis in windows), shape[3]), x.dtype)
+        convolution, shape = self._plan(x.shape, w.shape)
+        y = memory.empty(shape, x.dtype)
         where = memory.empty(y.shape, np.uint8) if training else None
         convolution.forward(y, x, w, weights.get("bias"), relu=True, pools=True, where=where)
         if where is None:
@@ -104,6 +103,19 @@ class ConvPool:
             return dx
 
         return y, backward
+
+    def _plan(
+        self, shape: tuple[int, ...], filter_shape: tuple[int, ...]
+    ) -> tuple[Convolution, tuple[int, ...]]:
+        """The convolution and the shape of its pool; of the last input's shape it is still there."""
+        planned = self._planned
+        if planned[0] != shape:
+            conv = self.conv
+            convolution = Convolution(shape, filter_shape, conv.strides, conv.padding, conv.dilation_rate)
+            n, h, w, k = convolution.output_shape
+            windows = _windows.pooling((n, h, w, k), 2, 2, self.pool.padding, "x")
+            planned = self._planned = shape, convolution, (n, *(axis.out for axis in windows), k)
+        return planned[1], planned[2]
 
 
 def _drop(y: np.ndarray, where: np.ndarray, rate: float, seed: int) -> float:

@@ -13,6 +13,8 @@ from fastconv._arguments import IntOrInts, Padding
 from fastconv._kernels import conv2d as _direct
 from fastconv._kernels import winograd as _winograd
 
+_POINT = geometry.axis(1, 1, 1, 1, "VALID")
+
 
 class Convolution:
     """Of images `shape` [N, H, W, C] with filters `filter_shape` [h, w, C, K].
@@ -39,6 +41,8 @@ class Convolution:
         self.vertical, self.horizontal = v, u
         self.output_shape = (shape[0], v.out, u.out, filter_shape[3])
         self.multiply_adds = math.prod(self.output_shape) * math.prod(filter_shape[:3])
+        # A window that is the image is a dense layer, a 1x1 image of more channels: no border to skip.
+        self._dense = all(axis.size == axis.kernel and axis.before == axis.after == 0 for axis in (v, u))
         self._choice = (algorithm, shape[0], v, u, *filter_shape[2:])
         _algorithms.winograd(*self._choice)  # what does not apply is an error even where nothing is computed
 
@@ -56,10 +60,11 @@ class Convolution:
     ) -> None:
         """y [N, OH, OW, K], or with `pools` its 2x2 pool, and that pool's bytes `where` if wanted."""
         n = threads.resolve(num_threads, self.multiply_adds)
-        if y.size:
-            sweeps = geometry.forward_sweep(self.vertical), geometry.forward_sweep(self.horizontal)
-            pooling: dict[str, Any] = {"pools": pools, "where": where}
-            self._driver("forward").correlate(y, x, filters, bias, relu, *sweeps, False, n, **pooling)
+        if not y.size:
+            return
+        driver, (v, u), x, filters = self._setting("forward", x, filters)
+        sweeps = geometry.forward_sweep(v), geometry.forward_sweep(u)
+        driver.correlate(y, x, filters, bias, relu, *sweeps, False, n, pools=pools, where=where)
 
     def input_gradient(
         self,
@@ -74,9 +79,9 @@ class Convolution:
         pooled = self._pooled(unpool)
         if not dx.size:
             return
-        driver = self._driver("input_gradient")
-        for v in geometry.input_gradient_sweeps(self.vertical):
-            for u in geometry.input_gradient_sweeps(self.horizontal):
+        driver, axes, dx, filters = self._setting("input_gradient", dx, filters)
+        for v in geometry.input_gradient_sweeps(axes[0]):
+            for u in geometry.input_gradient_sweeps(axes[1]):
                 driver.correlate(dx, dy, filters, None, False, v, u, True, n, unpool=pooled)
 
     def filter_gradient(
@@ -92,12 +97,24 @@ class Convolution:
         if not (x.size and dy.size):
             dw.fill(0)
             return
-        sweeps = geometry.forward_sweep(self.vertical), geometry.forward_sweep(self.horizontal)
-        driver = self._driver("filter_gradient")
+        driver, (v, u), x, dw = self._setting("filter_gradient", x, dw)
+        sweeps = geometry.forward_sweep(v), geometry.forward_sweep(u)
         driver.filter_gradient(dw, x, dy, *sweeps, n, unpool=self._pooled(unpool))
 
-    def _driver(self, computes: str) -> ModuleType:
-        return _winograd if _algorithms.winograd(*self._choice, computes) else _direct
+    def _setting(
+        self, computes: str, x: NDArray, filters: NDArray
+    ) -> tuple[ModuleType, tuple[geometry.Axis, geometry.Axis], NDArray, NDArray]:
+        """The driver of a pass, and the axes, images and filters as it shall see them."""
+        if _algorithms.winograd(*self._choice, computes):
+            return _winograd, (self.vertical, self.horizontal), x, filters
+        if self._dense:
+            return (
+                _direct,
+                (_POINT, _POINT),
+                x.reshape(len(x), 1, 1, -1),
+                filters.reshape(1, 1, -1, filters.shape[3]),
+            )
+        return _direct, (self.vertical, self.horizontal), x, filters
 
     def _pooled(self, unpool: tuple[NDArray, float] | None) -> tuple[Any, ...] | None:
         return None if unpool is None else (*unpool, self.vertical.out, self.horizontal.out)

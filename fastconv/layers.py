@@ -347,6 +347,7 @@ class Sequential(Layer):
         self.layers = list(layers)
         self.output_shapes: list[tuple[int, ...]] = []
         self.arena: memory.Arena | None = None
+        self._linked: tuple[list[Layer], list[Any]] = ([], [])
         for i, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers[{i}] must be a layer, not {layer!r}")
@@ -360,7 +361,7 @@ class Sequential(Layer):
         """A model accepts anything array-like, [N, *input_shape], and casts it to its dtype."""
         if self.rng is not None:
             x = self._input(x)
-        steps = chains.link(self.layers)
+        steps = self._steps()
         backwards: list[Any] = []
         with self._memory():
             for step in steps:
@@ -430,13 +431,19 @@ class Sequential(Layer):
             layer.stale = set(layer.grads)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "arena": None}
+        return {**super().__getstate__(), "arena": None, "_linked": ([], [])}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self.rng is not None:
             self.arena = memory.Arena()
             self._bind()
+
+    def _steps(self) -> list[Any]:
+        """The layers as they are computed; linked again when `layers` has changed."""
+        if self._linked[0] != self.layers:
+            self._linked = list(self.layers), chains.link(self.layers)
+        return self._linked[1]
 
     def _memory(self) -> contextlib.AbstractContextManager[None]:
         """A model's activations and gradients lie in memory that is used again from step to step."""

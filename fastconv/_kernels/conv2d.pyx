@@ -44,7 +44,7 @@ cdef fc_index SOURCE_BYTES = 1 << 19
 # The part of a packed panel that stays in the second-level cache while a unit's pixels pass by.
 cdef fc_index KC_BYTES = 1 << 17
 # Result channels are few if so many times more would fit into one vector.
-cdef fc_index FEW = 4
+cdef fc_index FEW = 2
 # So many pixels do not repay packing the filters: they are read where they lie, if a panel's row is long enough.
 cdef fc_index PIXELS_TO_PACK = 256
 cdef fc_index LEAST_ROW_BYTES = 256
@@ -271,11 +271,12 @@ cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept n
 
 
 cdef int run_correlate(Job *job, int num_threads) except -1:
-    cdef fc_index i, taps = job.v.taps * job.u.taps, tasks, packed_bytes, thread_bytes
+    cdef fc_index i, taps = job.v.taps * job.u.taps, tasks, run, packed_bytes, thread_bytes
     cdef Block block
     cdef char *data
     job.groups = min(job.panels.count, ceil_div(TASKS, max(job.units, 1)))
     tasks = job.units * job.groups
+    run = run_of_tasks(tasks, num_threads)
     job.run = job.x.c * job.u.taps if job.u.extent == job.u.taps else job.x.c
     job.few = FEW * job.k <= job.fc.vl <= job.run
     job.in_place = (not job.transposed and job.x.n * job.v.count * job.u.count <= PIXELS_TO_PACK
@@ -290,7 +291,7 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     with nogil, parallel(num_threads=num_threads):
         for i in prange(taps * job.panels.count, schedule="static"):
             pack_tap(job, i)
-        for i in prange(tasks, schedule="dynamic", chunksize=run_of_tasks(tasks, num_threads)):
+        for i in prange(tasks, schedule="dynamic", chunksize=run):
             correlate_unit(job, i, data + packed_bytes + threadid() * thread_bytes)
     return 0
 

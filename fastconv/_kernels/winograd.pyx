@@ -276,11 +276,12 @@ cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept 
 
 
 cdef int run_correlate(Job *job, int num_threads) except -1:
-    cdef fc_index i, tasks, u_bytes, thread_bytes
+    cdef fc_index i, tasks, run, u_bytes, thread_bytes
     cdef Block block
     cdef char *data
     plan_correlate(job)
     tasks = job.blocks * job.groups
+    run = run_of_tasks(tasks, num_threads)
     fill_tables(job)
     job.plane_u = plane_size(job, job.c, job.width if job.own_u else job.whole_k)
     u_bytes = whole_lines(POINTS * job.plane_u * job.size)
@@ -298,7 +299,7 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
         if not job.own_u:
             for i in prange(job.panels.count * ceil_div(job.c, FILTER_ROWS), schedule="static"):
                 transform_some_filters(job, i, data + u_bytes + threadid() * thread_bytes)
-        for i in prange(tasks, schedule="dynamic", chunksize=run_of_tasks(tasks, num_threads)):
+        for i in prange(tasks, schedule="dynamic", chunksize=run):
             correlate_block(job, i, data + u_bytes + threadid() * thread_bytes)
     return 0
 
