@@ -3,8 +3,6 @@
  * Order and NaN: pixels of a window are visited row by row, and a later one replaces the maximum only if it is greater, or if it
  * is the first NaN.  So ties go to the first pixel and a NaN always comes out.
  */
-FC_INLINE vec FN(later_max)(vec best, vec x) { return FN(select)((x > best) | ((x != x) & (best == best)), x, best); }
-
 static void FN(max_pool_row)(void *y_, const void *x_, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,
                              fc_index ow, fc_index c)
 {
@@ -16,13 +14,17 @@ static void FN(max_pool_row)(void *y_, const void *x_, fc_index x_row, fc_index 
             const fc_index lanes = c - ch;
             const T *at = x + lo[i] * c + ch;
             vec best = lanes < VL ? FN(load_part)(at, lanes) : FN(load)(at);
+            ivec nan = {0}; /* a later NaN is not greater than anything */
             for (fc_index r = 0; r < h; r++) {
                 const T *x_r = x + r * x_row + ch;
                 for (fc_index column = lo[i]; column < hi[i]; column++) {
                     at = x_r + column * c;
-                    best = FN(later_max)(best, lanes < VL ? FN(load_part)(at, lanes) : FN(load)(at));
+                    const vec here = lanes < VL ? FN(load_part)(at, lanes) : FN(load)(at);
+                    best = FN(select)(here > best, here, best);
+                    nan |= here != here;
                 }
             }
+            best = FN(select)(nan, FN(splat)((T)NAN), best);
             if (lanes < VL)
                 FN(store_part)(y + i * c + ch, best, lanes);
             else
