@@ -10,7 +10,7 @@ from typing import Any
 TURN_SECONDS = 0.02
 MOST_CALLS = 50
 # Before the clock starts: for the threads to wake and spread over the cores, and the caches to fill.
-WARM_SECONDS = 0.01
+WARM_SECONDS = 0.03
 
 
 def calls_in_turn(slowest_seconds: float) -> int:

@@ -108,46 +108,46 @@ FC_INLINE T FN(lane_sum)(vec v)
     return total;
 }
 
-/* One column of MR rows. */
-FC_INLINE void FN(dots_tile)(T *y, const fc_index *yrow, const T *x, const fc_index *row, const fc_index *col, fc_index k,
-                             fc_index run, const T *b, T bias, int flags, const int MR)
-{
-    vec acc[8];
-    for (int i = 0; i < MR; i++)
-        acc[i] = (vec){0};
-    for (fc_index p = 0; p < k; p += run) {
-        const T *at = x + col[p];
-        fc_index e = 0;
-        for (; e + VL <= run; e += VL) {
-            const vec bv = FN(load)(b + p + e);
-            for (int i = 0; i < MR; i++)
-                acc[i] += FN(load)(at + row[i] + e) * bv;
-        }
-        if (e < run) {
-            const vec bv = FN(load_part)(b + p + e, run - e);
-            for (int i = 0; i < MR; i++)
-                acc[i] += FN(load_part)(at + row[i] + e, run - e) * bv;
-        }
-    }
-    for (int i = 0; i < MR; i++) {
-        const T sum = FN(lane_sum)(acc[i]) + bias;
-        y[yrow[i]] = (flags & FC_RELU) && sum < 0 ? 0 : sum;
-    }
-}
+#define DOTS 8 /* rows at a time */
 
-static void FN(dots)(void *y_, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
+static void FN(dots)(void *y_, const fc_index *yrow, const void *x_, const fc_index *row, fc_index m, const fc_index *col,
                      fc_index k, fc_index run, const void *b_, fc_index n, const void *bias_, int flags)
 {
-    for (fc_index j = 0; j < n; j++) {
-        T *y = (T *)y_ + j;
-        const T *b = (const T *)b_ + j * k, bias = flags & FC_BIAS ? ((const T *)bias_)[j] : 0;
-        fc_index i = 0;
-        for (; i + 8 <= m; i += 8)
-            FN(dots_tile)(y, yrow + i, x, row + i, col, k, run, b, bias, flags, 8);
-        for (; i < m; i++)
-            FN(dots_tile)(y, yrow + i, x, row + i, col, k, run, b, bias, flags, 1);
+    for (fc_index i0 = 0; i0 < m; i0 += DOTS) {
+        /* Fewer rows at the end repeat the last one: another loop for them would be contracted to other FMAs. */
+        const fc_index count = m - i0 < DOTS ? m - i0 : DOTS;
+        const T *x[DOTS];
+        for (fc_index i = 0; i < DOTS; i++)
+            x[i] = (const T *)x_ + row[i0 + (i < count ? i : count - 1)];
+        for (fc_index j = 0; j < n; j++) {
+            const T *b = (const T *)b_ + j * k, bias = flags & FC_BIAS ? ((const T *)bias_)[j] : 0;
+            vec acc[DOTS];
+            for (int i = 0; i < DOTS; i++)
+                acc[i] = (vec){0};
+            for (fc_index p = 0; p < k; p += run) {
+                fc_index at = col[p], e = 0;
+                for (; e + VL <= run; e += VL, at += VL) {
+                    const vec bv = FN(load)(b + p + e);
+                    for (int i = 0; i < DOTS; i++)
+                        acc[i] += FN(load)(x[i] + at) * bv;
+                }
+                if (e < run) {
+                    const vec bv = FN(load_part)(b + p + e, run - e);
+                    for (int i = 0; i < DOTS; i++)
+                        acc[i] += FN(load_part)(x[i] + at, run - e) * bv;
+                }
+            }
+            T sum[DOTS];
+            for (int i = 0; i < DOTS; i++) {
+                sum[i] = FN(lane_sum)(acc[i]) + bias;
+                sum[i] = (flags & FC_RELU) && sum[i] < 0 ? 0 : sum[i];
+            }
+            for (fc_index i = 0; i < count; i++)
+                ((T *)y_)[yrow[i0 + i] + j] = sum[i];
+        }
     }
 }
+#undef DOTS
 
 static void FN(pack)(void *b_, const void *w_, fc_index k, fc_index n, fc_index width, fc_index w_row, fc_index w_col)
 {
