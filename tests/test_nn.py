@@ -166,6 +166,8 @@ SHAPES = {
     "few channels under many filters": ((1, 22, 23, 3), (7, 7, 3, 64), 2, "SAME", 1),
     "a filter as large as the image": ((5, 4, 6, 3), (4, 6, 3, 20), 1, "VALID", 1),
     "one as large as the image, strided": ((70, 3, 3, 9), (3, 3, 9, 8), 2, "VALID", 1),
+    "single taps of few pixels": ((1, 4, 4, 20), (2, 2, 20, 33), 2, "SAME", 1),
+    "few pixels and a 1x1 filter": ((2, 2, 2, 70), (1, 1, 70, 130), 1, "SAME", 1),
     "large filter gradient": ((2, 6, 6, 700), (3, 3, 700, 260), 1, "SAME", 1),
     "many tiles of a 3x3": ((4, 28, 28, 16), (3, 3, 16, 33), 1, "SAME", 1),
     "many tiles of a 5x5": ((4, 17, 19, 17), (5, 5, 17, 16), 1, "SAME", 1),

@@ -45,6 +45,8 @@ cdef fc_index SOURCE_BYTES = 1 << 19
 cdef fc_index KC_BYTES = 1 << 17
 # Result channels are few if so many times more would fit into one vector.
 cdef fc_index FEW = 2
+# So few pixels read each filter once or twice, so that nothing repays rearranging it.
+cdef fc_index FEW_PIXELS = 8
 # So many pixels do not repay packing the filters: they are read where they lie, if a panel's row is long enough.
 cdef fc_index PIXELS_TO_PACK = 256
 cdef fc_index LEAST_ROW_BYTES = 256
@@ -81,7 +83,7 @@ cdef struct Job:
     bint transposed                   # filters' output channels are the source's channels
     fc_index filter_w
     fc_index groups                   # of panels, each a task of its own
-    bint few                          # result channels
+    bint few                          # result channels, or pixels: dots
     fc_index run                      # window elements that lie side by side in the source
     # filter_gradient
     Images dy
@@ -257,7 +259,8 @@ cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept n
         y = job.y + (((unit.n0 * job.yh + job.v.place + unit.r0 * job.v.place_step) * job.yw
                       + job.u.place + unit.q0 * job.u.place_step) * job.k) * job.size
     if job.few:
-        job.fc.dots(y, job.place, unit.x, job.row, unit.pixels, job.col, job.depth, job.run, job.packed, job.k, job.bias,
+        job.fc.dots(y + first * job.size, job.place, unit.x, job.row, unit.pixels, job.col, job.depth, job.run,
+                    job.packed + first * job.depth * job.size, n, job.bias + first * job.size if job.bias != NULL else NULL,
                     job.flags)
     else:
         for panel in range(first_panel, last_panel):
@@ -271,7 +274,8 @@ cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept n
 
 
 cdef int run_correlate(Job *job, int num_threads) except -1:
-    cdef fc_index i, taps = job.v.taps * job.u.taps, tasks, run, packed_bytes, thread_bytes
+    cdef fc_index i, taps = job.v.taps * job.u.taps, tasks, run, pixels, pack_tasks = taps * job.panels.count
+    cdef fc_index packed_bytes, thread_bytes
     cdef Block block
     cdef char *data
     job.groups = min(job.panels.count, ceil_div(TASKS, max(job.units, 1)))
@@ -279,17 +283,22 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     run = run_of_tasks(tasks, num_threads)
     job.run = job.x.c * job.u.taps if job.u.extent == job.u.taps else job.x.c
     job.few = FEW * job.k <= job.fc.vl <= job.run
-    job.in_place = (not job.transposed and job.x.n * job.v.count * job.u.count <= PIXELS_TO_PACK
+    pixels = job.x.n * job.v.count * job.u.count
+    if job.transposed and taps == 1 and pixels <= FEW_PIXELS:  # one tap's rows are already what dots reads
+        job.few, pack_tasks = True, 0
+    job.in_place = (not job.transposed and pixels <= PIXELS_TO_PACK
                     and job.fc.max_vectors * job.fc.vl * job.size >= LEAST_ROW_BYTES)
-    packed_bytes = whole_lines(job.depth * job.panels.vectors * job.fc.vl * job.size)
+    packed_bytes = whole_lines(job.depth * job.panels.vectors * job.fc.vl * job.size) if pack_tasks else 0
     thread_bytes = job.buffer_bytes
     if job.pools:
         thread_bytes += whole_lines(job.images * job.rows * job.columns * job.k * job.size)
     block = scratch(packed_bytes + num_threads * thread_bytes)
     data = block.data
     job.packed = data
+    if not pack_tasks:
+        job.packed = <char *>job.filters + (job.v.tap[0] * job.filter_w + job.u.tap[0]) * job.x.c * job.k * job.size
     with nogil, parallel(num_threads=num_threads):
-        for i in prange(taps * job.panels.count, schedule="static"):
+        for i in prange(pack_tasks, schedule="static"):
             pack_tap(job, i)
         for i in prange(tasks, schedule="dynamic", chunksize=run):
             correlate_unit(job, i, data + packed_bytes + threadid() * thread_bytes)
