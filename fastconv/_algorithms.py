@@ -56,6 +56,11 @@ def algorithm(name: str) -> Iterator[None]:
         _context.reset(token)
 
 
+def current() -> str:
+    """What calls without an `algorithm` argument take, here and now."""
+    return _context.get() or _environment()
+
+
 def winograd(
     algorithm: str | None,
     images: int,
@@ -69,10 +74,7 @@ def winograd(
 
     computes: "forward", "input_gradient" or "filter_gradient".
     """
-    wanted = algorithm
-    if wanted is None:
-        wanted = _context.get() or _environment()
-    arguments.choice("algorithm", wanted, ALGORITHMS)
+    wanted = current() if algorithm is None else arguments.choice("algorithm", algorithm, ALGORITHMS)
     fits = vertical.kernel == horizontal.kernel and vertical.kernel in (3, 5)
     fits = fits and all(axis.stride == axis.dilation == 1 for axis in (vertical, horizontal))
     if algorithm == "winograd" and not fits:

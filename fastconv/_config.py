@@ -7,7 +7,7 @@ import platform
 
 import numpy as np
 
-from fastconv import threads
+from fastconv import _algorithms, threads
 from fastconv._kernels import dispatch
 from fastconv._version import __version__
 
@@ -23,7 +23,7 @@ def select_isa() -> None:
 
 
 def show_config() -> None:
-    """Print version, instruction set, OpenMP, and the number of threads with its origin."""
+    """Print version, instruction set, OpenMP, the number of threads with its origin, and the algorithm."""
     count, origin = threads.decide()
     others = [isa for isa in dispatch.supported() if isa != dispatch.selected()]
     openmp = dispatch.OPENMP_VERSION
@@ -32,3 +32,4 @@ def show_config() -> None:
     print(f"ISA       {dispatch.selected()} (also here: {', '.join(others) or 'none'}; FASTCONV_ISA chooses)")
     print(f"OpenMP    {f'yes ({openmp})' if openmp else 'no: built without, one thread'}")
     print(f"threads   {count} (from: {origin})")
+    print(f"algorithm {_algorithms.current()} (FASTCONV_ALGORITHM or fastconv.algorithm chooses)")
