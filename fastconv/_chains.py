@@ -25,34 +25,27 @@ if TYPE_CHECKING:
 
 def link(layers: Sequence[Layer]) -> list[Any]:
     """The layers as steps: those that form a chain become one ConvPool, the others stay what they are."""
-    from fastconv.layers import Dropout  # which imports this module
-
     steps: list[Any] = []
-    i = 0
-    while i < len(layers):
-        if not _is_chain(layers[i : i + 2]):
-            steps.append(layers[i])
-            i += 1
-        elif type(layers[min(i + 2, len(layers) - 1)]) is Dropout:
-            steps.append(ConvPool(*layers[i : i + 3]))  # type: ignore[arg-type]
-            i += 3
-        else:
-            steps.append(ConvPool(*layers[i : i + 2]))  # type: ignore[arg-type]
-            i += 2
+    rest = list(layers)
+    while rest:
+        length = _chain_length(rest)
+        steps.append(ConvPool(*rest[:length]) if length > 1 else rest[0])  # type: ignore[arg-type]
+        del rest[:length]
     return steps
 
 
-def _is_chain(layers: Sequence[Layer]) -> bool:
-    from fastconv.layers import Conv2D, MaxPooling2D
+def _chain_length(layers: Sequence[Layer]) -> int:
+    """How many layers from the first on are computed as one."""
+    from fastconv.layers import Conv2D, Dropout, MaxPooling2D  # which imports this module
 
-    if [type(layer) for layer in layers] != [Conv2D, MaxPooling2D]:
-        return False
-    conv, pool = layers
-    return conv.activation == "relu" and (pool.pool_size, pool.strides, isinstance(pool.padding, str)) == (
-        (2, 2),
-        (2, 2),
-        True,
-    )
+    kinds = [type(layer) for layer in layers[:3]]
+    if kinds[:2] != [Conv2D, MaxPooling2D]:
+        return 1
+    conv, pool = layers[:2]
+    in_pairs = pool.pool_size == pool.strides == (2, 2) and isinstance(pool.padding, str)  # from pixel 0 on
+    if conv.activation != "relu" or not in_pairs:
+        return 1
+    return 3 if kinds[2:] == [Dropout] else 2
 
 
 class ConvPool:
