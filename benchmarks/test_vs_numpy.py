@@ -78,6 +78,17 @@ def test_max_pool_grad(layer: shapes.Pool, compare: Callable[..., None]) -> None
     compare("max_pool_grad", layer, x, y, dy, layer.taps, layer.stride, layer.padding)
 
 
+@layers(shapes.POOLS)
+def test_avg_pool(layer: shapes.Pool, compare: Callable[..., None]) -> None:
+    compare("avg_pool2d", layer, *normal(layer.x), layer.taps, layer.stride, layer.padding)
+
+
+@layers(shapes.POOLS)
+def test_avg_pool_grad(layer: shapes.Pool, compare: Callable[..., None]) -> None:
+    (dy,) = normal(layer.y)
+    compare("avg_pool_grad", layer, layer.x, dy, layer.taps, layer.stride, layer.padding)
+
+
 @layers(shapes.ACTIVATIONS)
 def test_relu(layer: shapes.Values, compare: Callable[..., None]) -> None:
     compare("relu", layer, *normal(layer.shape))

@@ -284,6 +284,71 @@ def _max_pool(
     return y, argmax, x.shape
 
 
+def avg_pool2d(
+    input: ArrayLike,
+    ksize: IntOrInts,
+    strides: IntOrInts,
+    padding: Padding,
+    data_format: str = "NHWC",
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """Mean of each window of each channel: the sum of the pixels in it divided by their number.
+
+    Padding is not counted, as in TensorFlow, whether it is SAME's or explicit.
+
+    Args:
+        input, ksize, strides, padding, data_format, num_threads: as for max_pool2d.
+
+    Returns:
+        [N, OH, OW, C].
+    """
+    arguments.nhwc(data_format)
+    (x,) = arguments.arrays(input=(input, 4))
+    vertical, horizontal = windows.pooling(x.shape, ksize, strides, padding, "input")
+    y = memory.empty((x.shape[0], vertical.out, horizontal.out, x.shape[3]), x.dtype)
+    n = threads.resolve(num_threads, x.size * PASS)
+    if y.size:
+        _pool.avg_pool(y, x, vertical, horizontal, n)
+    return y
+
+
+avg_pool = avg_pool2d
+
+
+def avg_pool_grad(
+    orig_input_shape: ArrayLike,
+    grad: ArrayLike,
+    ksize: IntOrInts,
+    strides: IntOrInts,
+    padding: Padding,
+    data_format: str = "NHWC",
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """Gradient of avg_pool2d with respect to its input: `grad` is shared out evenly among the pixels of each
+    window.
+
+    Args:
+        orig_input_shape: the four sizes of what avg_pool2d was given, [N, H, W, C].
+        grad: gradient of its result, [N, OH, OW, C].
+        ksize, strides, padding, data_format, num_threads: as given to avg_pool2d.
+
+    Returns:
+        [N, H, W, C].
+    """
+    arguments.nhwc(data_format)
+    shape = arguments.sizes("orig_input_shape", orig_input_shape)
+    (dy,) = arguments.arrays(grad=(grad, 4))
+    vertical, horizontal = windows.pooling(shape, ksize, strides, padding, "orig_input_shape")
+    _check_gradient("grad", dy, (shape[0], vertical.out, horizontal.out, shape[3]))
+    dx = memory.empty(shape, dy.dtype)
+    n = threads.resolve(num_threads, dx.size * PASS)
+    if dx.size:
+        _pool.avg_pool_grad(dx, dy, vertical, horizontal, n)
+    return dx
+
+
 # ---------------------------------------------------------------------------------------------- elementwise
 
 

@@ -181,6 +181,58 @@ def _winners(x, y, rows, cols):
         yield i, j, wins
 
 
+# ---- average pooling ----
+
+
+def avg_pool2d(
+    input: ArrayLike,
+    ksize: IntOrInts,
+    strides: IntOrInts,
+    padding: Padding,
+    data_format: str = "NHWC",
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """x [N,H,W,C] -> y [N,OH,OW,C], the mean of the pixels that each window sees; padding is not counted."""
+    (x,) = _as_floats(input)
+    rows, cols = _axes(x.shape, ksize, strides, padding)
+    xp = _pad(x, rows, cols)
+    y = np.zeros((len(x), rows.out, cols.out, x.shape[3]), x.dtype)
+    for i, j in _taps(rows, cols):
+        y += _seen(xp, rows, cols, i, j)
+    return y / _pixels_seen(rows, cols).astype(x.dtype)
+
+
+avg_pool = avg_pool2d
+
+
+def avg_pool_grad(
+    orig_input_shape: ArrayLike,
+    grad: ArrayLike,
+    ksize: IntOrInts,
+    strides: IntOrInts,
+    padding: Padding,
+    data_format: str = "NHWC",
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """dy [N,OH,OW,C] -> dx [N,H,W,C]: each pixel that a window sees gets an even share of its dy."""
+    (dy,) = _as_floats(grad)
+    sizes = arguments.sizes("orig_input_shape", orig_input_shape)
+    rows, cols = _axes(sizes, ksize, strides, padding)
+    share = dy / _pixels_seen(rows, cols).astype(dy.dtype)
+    dxp = _pad(np.zeros(sizes, dy.dtype), rows, cols)
+    for i, j in _taps(rows, cols):
+        _seen(dxp, rows, cols, i, j)[...] += share
+    return _unpad(dxp, rows, cols)
+
+
+def _pixels_seen(rows, cols):
+    """[1,OH,OW,1]: how many pixels of the image, not of its padding, lie in each window."""
+    is_pixel = _pad(np.ones((1, rows.size, cols.size, 1), int), rows, cols)
+    return sum(_seen(is_pixel, rows, cols, i, j) for i, j in _taps(rows, cols))
+
+
 # ---- activations, bias, dense ----
 
 

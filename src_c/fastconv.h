@@ -92,6 +92,14 @@ typedef struct fc_kernels {
     void (*max_pool_grad_row)(void *dx, const void *x, const void *y, const void *dy, fc_index x_row, fc_index h,
                               const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c, fc_index count, int fresh);
 
+    /* Average pooling of one output row, as max_pool_row: the sum of a window's pixels, row by row, divided by their number,
+     * which counts no padding.  And its gradient: dx at each pixel of the window += dy divided by that number; count and
+     * fresh as in max_pool_grad_row.  OUT y[ow][c]; INOUT dx (laid out as x); IN x, dy[ow][c]. */
+    void (*avg_pool_row)(void *y, const void *x, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,
+                         fc_index ow, fc_index c);
+    void (*avg_pool_grad_row)(void *dx, const void *dy, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,
+                              fc_index ow, fc_index c, fc_index count, int fresh);
+
     /* The two ends of the chain convolution, relu, 2x2 max pooling in steps of 2, whose dense arrays are never formed.
      *
      * pool_windows: the maxima of rows x columns pixels x[r * x_row + q * x_pixel + channel], n channels, into

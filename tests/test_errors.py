@@ -36,6 +36,8 @@ RIGHT = {
     "max_pool2d": {"input": X, **POOL},
     "max_pool_with_argmax": {"input": X, **POOL},
     "max_pool_grad": {"orig_input": X, "orig_output": POOLED, "grad": POOLED, **POOL},
+    "avg_pool2d": {"input": X, **POOL},
+    "avg_pool_grad": {"orig_input_shape": X.shape, "grad": POOLED, **POOL},
     "relu": {"features": X},
     "relu_grad": {"gradients": X, "features": X},
     "bias_add": {"value": DY, "bias": B},
@@ -97,6 +99,7 @@ WRONG = {
     "num_threads": [(0, "0"), (-2, "-2"), (1.5, "1.5"), ("2", "'2'")],
     "input_sizes": SIZES,
     "filter_sizes": SIZES,
+    "orig_input_shape": SIZES,
     "rate": [(1, "1"), (-0.1, "-0.1"), (float("nan"), "nan"), (2, "2"), ("0.5", "'0.5'"), (None, "None")],
     "seed": [(-1, "-1"), (1 << 64, str(1 << 64)), (0.5, "0.5"), (None, "None"), ("1", "'1'")],
 }
@@ -115,6 +118,8 @@ MISFITS = [
     ("conv2d_backprop_filter", "out_backprop", DY[:1], "(1, 3, 3, 4)"),
     ("max_pool_grad", "orig_output", POOLED[:, :2], "(2, 2, 3, 3)"),
     ("max_pool_grad", "grad", POOLED[..., :2], "(2, 3, 3, 2)"),
+    ("avg_pool_grad", "grad", POOLED[:, :2], "(2, 2, 3, 3)"),
+    ("avg_pool_grad", "orig_input_shape", (2, 0, 5, 3), "only 0"),
     ("relu_grad", "gradients", X[:1], "(1, 6, 5, 3)"),
     ("bias_add", "bias", B[:3], "(3,)"),
     ("bias_add", "value", np.float32(1), "0"),
@@ -188,6 +193,8 @@ def test_a_window_larger_than_the_padded_image_is_an_error_with_the_sizes(
     ]
     if dilations == 1:
         calls.append(lambda: nn.max_pool2d(x, kernel, 1, padding))
+        calls.append(lambda: nn.avg_pool2d(x, kernel, 1, padding))
+        calls.append(lambda: nn.avg_pool_grad(shape, x, kernel, 1, padding))
     for call in calls:
         with pytest.raises(ValueError) as caught:
             call()
@@ -196,9 +203,10 @@ def test_a_window_larger_than_the_padded_image_is_an_error_with_the_sizes(
 
 def test_a_pool_window_of_padding_alone_is_an_error():
     for padding in ([[0, 0], [2, 0], [0, 0], [0, 0]], [[0, 0], [0, 0], [0, 2], [0, 0]]):
-        with pytest.raises(ValueError, match="padding") as caught:
-            nn.max_pool2d(X, 2, 1, padding)
-        assert str(padding) in str(caught.value)
+        for pool in (nn.max_pool2d, nn.avg_pool2d):
+            with pytest.raises(ValueError, match="padding") as caught:
+                pool(X, 2, 1, padding)
+            assert str(padding) in str(caught.value)
 
 
 # ------------------------------------------------------------ right, in any guise
@@ -344,6 +352,8 @@ one = w[:1, :1]
 for large in (10**5, 10**9, 2**31, 2**32, 2**60, 2**63, 2**64):
     right_or_refused("strides", large, lambda s: nn.conv2d(x, w, s, "VALID").tolist() == [[[[9]]]])
     right_or_refused("strides", large, lambda s: nn.max_pool2d(x, 3, s, "SAME").tolist() == [[[[1]]]])
+    right_or_refused("strides", large, lambda s: nn.avg_pool2d(x, 3, s, "SAME").tolist() == [[[[1]]]])
+    right_or_refused("strides", large, lambda s: nn.avg_pool_grad(x.shape, one, 3, s, "SAME").sum() == 1)
     right_or_refused("strides", large, lambda s: grads[0](x.shape, w, one, s, "VALID").sum() == 9)
     right_or_refused("strides", large, lambda s: grads[1](x, w.shape, one, s, "VALID").sum() == 9)
     right_or_refused("dilations", large, lambda d: (nn.conv2d(x, w, 1, "SAME", d) == x).all())

@@ -22,6 +22,7 @@ from fastconv._kernels import dispatch
 
 DTYPES = [np.float32, np.float64]
 EXPLICIT = [[0, 0], [1, 2], [3, 0], [0, 0]]
+EXPLICIT_POOL = [[0, 0], [1, 0], [0, 1], [0, 0]]
 IMAGE = np.arange(1, 10, dtype=np.float32).reshape(1, 3, 3, 1)
 FOUR = np.array([4, 3, 2, 1], np.float32).reshape(1, 2, 2, 1)
 SAME_MAP = np.array([[12, 16, 9], [24, 28, 15], [15, 17, 9]], np.float32)
@@ -303,6 +304,8 @@ def test_an_empty_batch_goes_forward_and_backward(padding):
     pooled, argmax = nn.max_pool_with_argmax(x, 2, 2, padding, include_batch_in_index=True)
     assert pooled.shape == argmax.shape == (0, 3, 3 if padding == "SAME" else 2, 3)
     assert nn.max_pool_grad(x, pooled, pooled, 2, 2, padding).shape == x.shape
+    assert nn.avg_pool2d(x, 2, 2, padding).shape == pooled.shape
+    assert nn.avg_pool_grad(x.shape, pooled, 2, 2, padding).shape == x.shape
     a, kernel = np.zeros((0, 4), np.float32), np.ones((4, 2), np.float32)
     assert nn.dense(a, kernel, np.ones(2, np.float32), "relu").shape == (0, 2)
     assert nn.dense_backprop_input(kernel, np.zeros((0, 2), np.float32)).shape == (0, 4)
@@ -343,6 +346,19 @@ def check_pool(x, ksize, strides, padding):
     dy = np.round(8 * normal(y.shape, x.dtype, 1))  # sums of whole numbers are exact
     dx = nn.max_pool_grad(x, y, dy, ksize, strides, padding)
     np.testing.assert_array_equal(dx, ref.max_pool_grad(x, y, dy, ksize, strides, padding))
+    check_avg_pool(x, dy, ksize, strides, padding)
+
+
+def check_avg_pool(x, dy, ksize, strides, padding):
+    """The sums run in the twin's order, so the means have its bits; the gradient's order is another one."""
+    y = nn.avg_pool2d(x, ksize, strides, padding)
+    assert y.dtype == x.dtype
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        np.testing.assert_array_equal(y, ref.avg_pool2d(x, ksize, strides, padding))
+    dx = nn.avg_pool_grad(x.shape, dy, ksize, strides, padding)
+    assert dx.dtype == x.dtype
+    expected = ref.avg_pool_grad(x.shape, dy.astype(np.float64), ksize, strides, padding)
+    assert_close(dx, expected, tolerances.PRODUCT_SUM)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -413,6 +429,38 @@ def test_windows_of_one_value_choose_their_first_pixel(value, channels, dtype):
     expected = np.zeros((5, 4))
     expected[::2, ::2] = 1
     np.testing.assert_array_equal(dx, np.broadcast_to(expected[None, :, :, None], dx.shape))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_average_pools_do_not_count_padding(dtype):
+    """TensorFlow's rule: an image of ones stays one, and each window gives out its dy whole."""
+    for channels, padding in itertools.product((1, 17), ("SAME", [[0, 0], [2, 1], [0, 2], [0, 0]])):
+        ones = np.ones((2, 5, 4, channels), dtype)
+        y = nn.avg_pool(ones, 3, 2, padding)
+        np.testing.assert_array_equal(y, np.ones_like(y))
+        dx = nn.avg_pool_grad(ones.shape, y, 3, 2, padding)
+        assert_close(dx.sum(), y.sum(), tolerances.PRODUCT_SUM)
+    y = nn.avg_pool2d(IMAGE, 2, 1, "SAME")
+    np.testing.assert_array_equal(y[0, :, :, 0], [[3, 4, 4.5], [6, 7, 7.5], [7.5, 8.5, 9]])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_nan_reaches_the_average_of_its_windows_alone(dtype):
+    for channels in (1, 5, 16, 19):
+        x = normal((2, 5, 6, channels), dtype)
+        x[1, 2, 3, channels // 2] = np.nan
+        y = nn.avg_pool2d(x, 2, 2, "SAME")
+        assert np.isnan(y[1, 1, 1, channels // 2]) and np.isnan(y).sum() == 1
+        dx = nn.avg_pool_grad(x.shape, y, 2, 2, "SAME")
+        assert np.isnan(dx[1, 2:4, 2:4, channels // 2]).all() and np.isnan(dx).sum() == 4
+
+
+@pytest.mark.parametrize("how", [((3, 2), 2, "SAME"), (2, 1, EXPLICIT_POOL), (2, 3, "VALID")], ids=str)
+def test_the_average_pools_gradient_is_its_slope(how):
+    x = normal((2, 5, 6, 3), np.float64)
+    weights = normal(nn.avg_pool2d(x, *how).shape, np.float64, 1)
+    dx = nn.avg_pool_grad(x.shape, weights, *how)
+    assert_close(dx, slope(lambda x: np.vdot(nn.avg_pool2d(x, *how), weights), x), tolerances.DIFFERENCES)
 
 
 # ------------------------------------------------------------ elementwise
@@ -521,6 +569,7 @@ def test_the_public_operations_are_those_of_the_issue():
     assert set(PUBLIC) >= {
         *("conv2d", "conv2d_backprop_input", "conv2d_backprop_filter"),
         *("max_pool2d", "max_pool", "max_pool_grad", "max_pool_with_argmax"),
+        *("avg_pool2d", "avg_pool", "avg_pool_grad"),
         *("relu", "relu_grad", "bias_add", "bias_add_grad", "dropout"),
         *("dense", "dense_backprop_input", "dense_backprop_kernel"),
         *("softmax", "softmax_cross_entropy_with_logits"),
@@ -561,7 +610,8 @@ def test_dtypes_of_results(x_dtype, w_dtype, result):
     assert flat.dtype == np.dtype(result)
     np.testing.assert_array_equal(flat, x.reshape(10, 18) @ w.reshape(18, 6))
     alone = np.dtype(np.float64 if x_dtype.endswith("f8") else np.float32)
-    for y in (nn.relu(x.astype(x_dtype)), nn.max_pool2d(x.astype(x_dtype), 2, 2, "SAME")):
+    pools = [pool(x.astype(x_dtype), 2, 2, "SAME") for pool in (nn.max_pool2d, nn.avg_pool2d)]
+    for y in (nn.relu(x.astype(x_dtype)), *pools):
         assert y.dtype == alone and y.dtype.isnative
 
 
@@ -592,6 +642,7 @@ def compact_grid() -> str:
             x = np.round(normal((2, 9, 8, channels), dtype))
             check_pool(x, 3, 2, "SAME")
             exact.update(nn.max_pool2d(x, 3, 2, "SAME").tobytes())
+            exact.update(nn.avg_pool2d(x, 3, 2, "SAME").tobytes())
         exact.update(nn.dropout(normal((3, 333), dtype), 0.4, seed=3).tobytes())
     return exact.hexdigest()
 

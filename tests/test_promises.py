@@ -40,6 +40,8 @@ def every_operation(n, dtype=np.float32):
         yield nn.conv2d_backprop_filter(x, w.shape, y, *how, algorithm=algorithm)
     pooled, argmax = nn.max_pool_with_argmax(x, 3, 2, "SAME")
     yield from (pooled, argmax, nn.max_pool_grad(x, pooled, pooled, 3, 2, "SAME"))
+    averages = nn.avg_pool2d(x, 3, 2, "SAME")
+    yield from (averages, nn.avg_pool_grad(x.shape, averages, 3, 2, "SAME"))
     yield from (nn.relu(x), nn.relu_grad(x, x), nn.bias_add(x, bias[:9]), nn.bias_add_grad(x))
     yield nn.dropout(x, 0.4, seed=5)
     flat, kernel = x.reshape(n, -1), normal(15 * 13 * 9, 33, dtype=dtype)
@@ -125,6 +127,7 @@ def test_indices_are_64_bits_wide(huge, threads):
     dw = nn.conv2d_backprop_filter(huge, taps.shape, np.ones_like(y), 64, "VALID", num_threads=threads)
     assert dw[4, 4, 0, 0] == 2 and dw.sum() == 2
     pooled, argmax = nn.max_pool_with_argmax(huge, 5, 64, "VALID", num_threads=threads)
+    assert nn.avg_pool2d(huge, 5, 64, "VALID", num_threads=threads)[0, -1, -1, 0] == np.float32(2 / 25)
     assert pooled[0, -1, -1, 0] == 2 and argmax[0, -1, -1, 0] == SIDE * SIDE - 1
 
 

@@ -285,6 +285,41 @@ def test_a_tie_gives_everything_to_the_first():
     np.testing.assert_array_equal(dx[0, :, :, 0], [[0, 0], [0, 7]])
 
 
+# ---- average pooling ----
+
+
+def means(x, ksize, strides, padding):
+    """avg_pool2d, one addition at a time."""
+    rows, cols = windows(x.shape, ksize, strides, (1, 1), padding)
+    y = np.zeros((len(x), len(rows), len(cols), x.shape[3]))
+    for n, oh, ow, c in np.ndindex(*y.shape):
+        seen = [x[n, ih, iw, c] for ih in rows[oh] for iw in cols[ow] if ih is not None and iw is not None]
+        y[n, oh, ow, c] = sum(seen) / len(seen)
+    return y
+
+
+@pytest.mark.parametrize(("shape", "ksize", "strides"), POOLS)
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "explicit"])
+def test_average_pools_against_loops_and_their_gradient_against_slopes(shape, ksize, strides, padding):
+    if padding == "explicit":
+        padding = [[0, 0], [ksize[0] - 1, 0], [0, ksize[1] - 1], [0, 0]]
+    rng = np.random.default_rng(11)
+    x = rng.normal(size=shape)
+    y = ref.avg_pool2d(x, ksize, strides, padding)
+    assert_close(y, means(x, ksize, strides, padding), tolerances.SAME_SUM)
+    dy = rng.normal(size=y.shape)
+    expected = slope(lambda x: np.vdot(ref.avg_pool(x, ksize, strides, padding), dy), x, step=1)
+    dx = ref.avg_pool_grad(shape, dy, ksize, strides, padding)
+    assert_close(dx, expected, tolerances.SAME_SUM)
+
+
+def test_average_pools_do_not_count_padding():
+    ones = np.ones((1, 5, 4, 2), np.float32)
+    for padding in ("SAME", [[0, 0], [2, 1], [0, 2], [0, 0]]):
+        y = ref.avg_pool2d(ones, 3, 2, padding)
+        np.testing.assert_array_equal(y, np.ones_like(y))
+
+
 # ---- activations, bias, dense ----
 
 
@@ -420,6 +455,9 @@ OPS = {
     "max_pool2d 1x1": ([X], lambda x: ref.max_pool2d(x, 1, 1, "SAME")),
     "max_pool_grad": ([X, P, P], lambda x, y, dy: ref.max_pool_grad(x, y, dy, 2, 2, "SAME")),
     "max_pool_with_argmax": ([X], lambda x: ref.max_pool_with_argmax(x, 2, 2, "SAME")[0]),
+    "avg_pool2d": ([X], lambda x: ref.avg_pool2d(x, 2, 2, "SAME")),
+    "avg_pool2d 1x1": ([X], lambda x: ref.avg_pool2d(x, 1, 1, "SAME")),
+    "avg_pool_grad": ([P], lambda dy: ref.avg_pool_grad(X, dy, 2, 2, "SAME")),
     "relu": ([X], ref.relu),
     "relu_grad": ([X, X], ref.relu_grad),
     "bias_add": ([Y, B], ref.bias_add),
@@ -497,6 +535,8 @@ def test_empty_batches():
     pooled, index = ref.max_pool_with_argmax(x, 2, 2, "SAME", include_batch_in_index=True)
     assert pooled.shape == index.shape == (0, 3, 3, 3)
     assert ref.max_pool_grad(x, pooled, pooled, 2, 2, "SAME").shape == x.shape
+    assert ref.avg_pool2d(x, 2, 2, "SAME").shape == pooled.shape
+    assert ref.avg_pool_grad(x.shape, pooled, 2, 2, "SAME").shape == x.shape
     np.testing.assert_array_equal(ref.bias_add_grad(x), np.zeros(3))
     rows = np.zeros((0, 4), np.float32)
     assert ref.relu(x).shape == ref.relu_grad(x, x).shape == ref.dropout(x, 0.5, seed=1).shape == x.shape

@@ -32,6 +32,10 @@ cdef extern from "fastconv.h" nogil:
         void (*max_pool_grad_row)(void *dx, const void *x, const void *y, const void *dy, fc_index x_row, fc_index h,
                                   const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c, fc_index count,
                                   int fresh) noexcept nogil
+        void (*avg_pool_row)(void *y, const void *x, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,
+                             fc_index ow, fc_index c) noexcept nogil
+        void (*avg_pool_grad_row)(void *dx, const void *dy, fc_index x_row, fc_index h, const fc_index *lo,
+                                  const fc_index *hi, fc_index ow, fc_index c, fc_index count, int fresh) noexcept nogil
         void (*pool_windows)(void *y, uint8_t *where, fc_index y_row, fc_index y_pixel, const void *x, fc_index x_row,
                              fc_index x_pixel, fc_index rows, fc_index columns, fc_index n) noexcept nogil
         void (*unpool)(void *dy, fc_index dy_row, fc_index dy_pixel, const void *g, const uint8_t *where, fc_index gh,
