@@ -126,6 +126,7 @@ setup(
             extension("winograd"),
             extension("pool"),
             extension("elementwise"),
+            extension("norm"),
         ],
         build_dir="build/cython",
         compiler_directives={

@@ -109,6 +109,22 @@ def test_bias_add_grad(layer: shapes.Values, compare: Callable[..., None]) -> No
     compare("bias_add_grad", layer, *normal(layer.shape))
 
 
+@layers(shapes.NORMALIZED)
+def test_moments(layer: shapes.Values, compare: Callable[..., None]) -> None:
+    compare("moments", layer, *normal(layer.shape))
+
+
+@layers(shapes.NORMALIZED)
+@pytest.mark.parametrize("op", ["batch_normalization", "batch_normalization_grad"])
+def test_batch_normalization(op: str, layer: shapes.Values, compare: Callable[..., None]) -> None:
+    dy, x, offset, scale = normal(layer.shape, layer.shape, layer.shape[-1:], layer.shape[-1:])
+    mean, variance = nn.moments(x)
+    if op == "batch_normalization":
+        compare(op, layer, x, mean, variance, offset, scale, 0.001)
+    else:
+        compare(op, layer, dy, x, mean, variance, scale, 0.001)
+
+
 @layers(shapes.DROPOUTS)
 def test_dropout(layer: shapes.Values, compare: Callable[..., None]) -> None:
     compare("dropout", layer, *normal(layer.shape), RATE, seed=1)

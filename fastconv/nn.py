@@ -24,6 +24,7 @@ from fastconv._convolution import Convolution
 from fastconv._kernels import conv2d as _conv2d
 from fastconv._kernels import elementwise as _elementwise
 from fastconv._kernels import memory
+from fastconv._kernels import norm as _norm
 from fastconv._kernels import pool as _pool
 
 # What a memory-bound pass costs per element, in multiply-adds of the convolution kernels (see threads.GRAIN).
@@ -433,6 +434,144 @@ def dropout(x: ArrayLike, rate: float, *, seed: int, num_threads: int | None = N
         n = threads.resolve(num_threads, a.size * RANDOM_PASS)
         _elementwise.dropout(y.reshape(-1), a.reshape(-1), seed, int(rate * (1 << 32)), 1 / (1 - rate), n)
     return y
+
+
+# ---------------------------------------------------------------------------------------------- normalization
+
+
+def moments(x: ArrayLike, *, num_threads: int | None = None) -> tuple[NDArray, NDArray]:
+    """Mean and variance of each channel of x [..., C], over all axes but the last.
+
+    The variance is the biased one, the mean of (x - mean) ** 2; its sums are taken around means, in
+    float64, so that it stays right where the mean is large.  Both are NaN where there is nothing to average.
+
+    Returns:
+        mean [C], variance [C].
+    """
+    a = arguments.as_array("x", x)
+    (a,) = arguments.arrays(x=(a, max(a.ndim, 1)))
+    c = a.shape[-1]
+    mean, variance = memory.empty((c,), a.dtype), memory.empty((c,), a.dtype)
+    n = threads.resolve(num_threads, a.size * PASS)
+    if a.size:
+        _norm.moments(mean, variance, a.reshape(-1, c), n)
+    else:
+        mean.fill(np.nan)
+        variance.fill(np.nan)
+    return mean, variance
+
+
+def batch_normalization(
+    x: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
+    offset: ArrayLike | None,
+    scale: ArrayLike | None,
+    variance_epsilon: float,
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """Batch normalization of each channel (Ioffe and Szegedy, ICML 2015).
+
+        y[..., c] = (x[..., c] - mean[c]) / sqrt(variance[c] + variance_epsilon) * scale[c] + offset[c]
+
+    Args:
+        x: [..., C].
+        mean, variance: [C]; of x, as `moments` gives them, to train; running averages to predict.
+        offset: [C] or None for zeros; beta in the paper and in Keras.
+        scale: [C] or None for ones; gamma.
+        variance_epsilon: at least 0.
+        num_threads: for this call.
+
+    Returns:
+        [..., C].
+    """
+    given = {"mean": mean, "variance": variance, "offset": offset, "scale": scale}
+    arrays, epsilon = _normalized({"x": x}, given, variance_epsilon)
+    a, mean = arrays["x"], arrays["mean"]
+    y = memory.empty(a.shape, a.dtype)
+    n = threads.resolve(num_threads, a.size * PASS)
+    if a.size:
+        with np.errstate(all="ignore"):  # what is not finite says so itself
+            gain = (_inverse_deviation(arrays["variance"], epsilon) * arrays.get("scale", 1)).astype(a.dtype)
+        offset = arrays.get("offset", np.zeros_like(mean))
+        _norm.normalize(_rows(y), _rows(a), mean, gain, offset, n)
+    return y
+
+
+def batch_normalization_grad(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
+    scale: ArrayLike | None,
+    variance_epsilon: float,
+    is_training: bool = True,
+    *,
+    num_threads: int | None = None,
+) -> tuple[NDArray, NDArray, NDArray]:
+    """Gradients of batch_normalization with respect to x, scale and offset.
+
+        r = 1 / sqrt(variance + variance_epsilon);  normal = (x - mean) * r
+        doffset = sum of dy;  dscale = sum of dy * normal        (over all axes but the last)
+        dx = scale * r * (dy - doffset / M - normal * dscale / M)     M elements in a channel
+        dx = scale * r * dy                                           if not is_training
+
+    Args:
+        dy: gradient of the result, [..., C].
+        x, mean, variance, scale, variance_epsilon: as given to batch_normalization.
+        is_training: whether mean and variance are those of x, which then change with it, and not constants.
+        num_threads: for this call.
+
+    Returns:
+        dx [..., C], dscale [C], doffset [C]; the sums are zeros for an empty batch.
+    """
+    arguments.choice("is_training", is_training, (True, False))
+    given = {"mean": mean, "variance": variance, "scale": scale}
+    arrays, epsilon = _normalized({"x": x, "dy": dy}, given, variance_epsilon)
+    a, gradient, mean = arrays["x"], arrays["dy"], arrays["mean"]
+    _check_gradient("dy", gradient, a.shape)
+    dx = memory.empty(a.shape, a.dtype)
+    sums = np.zeros((2, mean.size))
+    n = threads.resolve(num_threads, 2 * a.size * PASS)
+    if a.size:
+        _norm.normalize_sums(sums, _rows(gradient), _rows(a), mean, n)
+    with np.errstate(all="ignore"):
+        r = _inverse_deviation(arrays["variance"], epsilon)
+        gain = (r * arrays.get("scale", 1)).astype(a.dtype)
+        dscale, doffset = (r * sums[1]).astype(a.dtype), sums[0].astype(a.dtype)
+        if a.size and is_training:
+            means = sums / (a.size // mean.size)
+            level, tilt = means[0].astype(a.dtype), (means[1] * r * r).astype(a.dtype)
+            _norm.normalize_grad(_rows(dx), _rows(gradient), _rows(a), mean, gain, level, tilt, n)
+        elif a.size:
+            zeros = np.zeros_like(mean)
+            _norm.normalize(_rows(dx), _rows(gradient), zeros, gain, zeros, n)
+    return dx, dscale, doffset
+
+
+def _normalized(
+    whole: dict[str, ArrayLike], channels: dict[str, ArrayLike | None], variance_epsilon: float
+) -> tuple[dict[str, NDArray], float]:
+    """The arrays [..., C] and [C] of a batch normalization by name, without those that are None."""
+    x = arguments.as_array("x", whole["x"])
+    named = {name: (value, max(x.ndim, 1)) for name, value in whole.items()}
+    optional = ("offset", "scale")
+    named |= {k: (v, 1) for k, v in channels.items() if v is not None or k not in optional}
+    arrays = dict(zip(named, arguments.arrays(**named), strict=True))
+    for name in channels:
+        if name in arrays:
+            arguments.same_shape(name, arrays[name], x.shape[-1:], "one number per channel of x")
+    return arrays, arguments.number("variance_epsilon", variance_epsilon, 0)
+
+
+def _inverse_deviation(variance: NDArray, epsilon: float) -> NDArray:
+    return 1 / np.sqrt(variance.astype(np.float64) + epsilon)
+
+
+def _rows(a: NDArray) -> NDArray:
+    """[..., C] as rows of channels."""
+    return a.reshape(-1, a.shape[-1])
 
 
 # ---------------------------------------------------------------------------------------------- dense layers

@@ -300,6 +300,67 @@ def _epilogue(y, bias, activation):
     return y
 
 
+# ---- batch normalization ----
+
+
+def moments(x: ArrayLike, *, num_threads: int | None = None) -> tuple[NDArray, NDArray]:
+    """x [..., C] -> mean [C] and variance [C] over all axes but the last; NaN for an empty batch."""
+    (x,) = _as_floats(x)
+    x_mc = _as_matrix(x)
+    with np.errstate(invalid="ignore"):
+        mean = x_mc.sum(axis=0) / len(x_mc)
+        return mean, ((x_mc - mean) ** 2).sum(axis=0) / len(x_mc)
+
+
+def batch_normalization(
+    x: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
+    offset: ArrayLike | None,
+    scale: ArrayLike | None,
+    variance_epsilon: float,
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """x [..., C], all others [C] -> y = (x - mean) / sqrt(variance + epsilon) * scale + offset.
+
+    Source: Ioffe and Szegedy, "Batch normalization", ICML 2015, algorithm 1.
+    """
+    x, mean, variance, offset, scale = _as_floats(x, mean, variance, offset, scale)
+    y = (x - mean) / np.sqrt(variance + float(variance_epsilon))
+    if scale is not None:
+        y *= scale
+    if offset is not None:
+        y += offset
+    return y
+
+
+def batch_normalization_grad(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
+    scale: ArrayLike | None,
+    variance_epsilon: float,
+    is_training: bool = True,
+    *,
+    num_threads: int | None = None,
+) -> tuple[NDArray, NDArray, NDArray]:
+    """dy and x [..., C] -> dx [..., C], dscale [C], doffset [C].
+
+    In training each element of x also moves its channel's mean and variance: what that does to all the
+    others is taken off dy.
+    """
+    dy, x, mean, variance, scale = _as_floats(dy, x, mean, variance, scale)
+    r = 1 / np.sqrt(variance + float(variance_epsilon))
+    normal = (x - mean) * r
+    doffset, dscale = _as_matrix(dy).sum(axis=0), _as_matrix(dy * normal).sum(axis=0)
+    if is_training:
+        m = max(len(_as_matrix(x)), 1)
+        dy = dy - doffset / m - normal * (dscale / m)
+    return dy * (r if scale is None else r * scale), dscale, doffset
+
+
 # ---- dropout ----
 
 _LOW_32 = 0xFFFFFFFF

@@ -124,6 +124,21 @@ typedef struct fc_kernels {
     void (*bias_add)(void *y, const void *x, const void *bias, fc_index rows, fc_index c);
     void (*column_sum)(void *sum, const void *x, fc_index rows, fc_index c); /* sum[c] = over rows of x */
 
+    /* Batch normalization of rows of c channels.  Sums are double whatever the elements are.
+     *
+     *     moments         sums[0][c] is the mean of `before` rows and sums[1][c] the sum of their squared deviations from it;
+     *                     zeros if before is 0.  They become those of these rows too, whose column_sum is total[c].
+     *     normalize       y = (x - mean) * gain + offset
+     *     normalize_sums  sums[0][c] += dy,  sums[1][c] += dy * (x - mean)  over the rows
+     *     normalize_grad  dx = (dy - level - (x - mean) * tilt) * gain
+     *
+     * OUT y, dx; INOUT sums[2][c]; IN total, mean, gain, offset, level, tilt [c], x and dy [rows][c]. */
+    void (*moments)(double *sums, fc_index before, const void *total, const void *x, fc_index rows, fc_index c);
+    void (*normalize)(void *y, const void *x, const void *mean, const void *gain, const void *offset, fc_index rows, fc_index c);
+    void (*normalize_sums)(double *sums, const void *dy, const void *x, const void *mean, fc_index rows, fc_index c);
+    void (*normalize_grad)(void *dx, const void *dy, const void *x, const void *mean, const void *gain, const void *level,
+                           const void *tilt, fc_index rows, fc_index c);
+
     /* Inverted dropout of elements 4 * block .. of an array: x * scale where the element's 32 random bits are at least
      * `threshold`, else 0.  Random bits: Philox4x32-10, key = seed, counter = element / 4, word = element % 4
      * (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011).  x, y, where start at element 4 * block.

@@ -6,6 +6,7 @@
 #include "winograd_tmpl.h"
 #include "pool_tmpl.h"
 #include "elementwise_tmpl.h"
+#include "norm_tmpl.h"
 
 const fc_kernels FN(kernels) = {
     .isa = STRING(FC_ISA),
@@ -30,6 +31,10 @@ const fc_kernels FN(kernels) = {
     .add = FN(add),
     .bias_add = FN(bias_add),
     .column_sum = FN(column_sum),
+    .moments = FN(moments),
+    .normalize = FN(normalize),
+    .normalize_sums = FN(normalize_sums),
+    .normalize_grad = FN(normalize_grad),
     .dropout = FN(dropout),
     .adam = FN(adam),
     .sgd = FN(sgd),

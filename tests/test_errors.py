@@ -12,11 +12,13 @@ W = np.arange(3 * 3 * 3 * 4, dtype=np.float32).reshape(3, 3, 3, 4) % 5
 B = np.ones(4, np.float32)
 DY = np.ones((2, 3, 3, 4), np.float32)  # of conv2d(X, W, 2, "SAME")
 POOLED = np.ones((2, 3, 3, 3), np.float32)  # of max_pool2d(X, 2, 2, "SAME")
+C = np.arange(1, 4, dtype=np.float32)  # a number for each channel of X
 A, K, DA = np.ones((4, 6), np.float32), np.ones((6, 5), np.float32), np.ones((4, 5), np.float32)
 
 # A right call of each operation, every argument by name.
 WINDOW = {"strides": 2, "padding": "SAME"}
 POOL = {"ksize": 2, **WINDOW}
+NORM = {"mean": C, "variance": C, "variance_epsilon": 0.001}
 RIGHT = {
     "conv2d": {"input": X, "filters": W, **WINDOW, "dilations": 1, "bias": B, "activation": "relu"},
     "conv2d_backprop_input": {
@@ -45,6 +47,9 @@ RIGHT = {
     "dense": {"inputs": A, "kernel": K, "bias": np.ones(5, np.float32), "activation": "relu"},
     "dense_backprop_input": {"kernel": K, "out_backprop": DA},
     "dense_backprop_kernel": {"inputs": A, "out_backprop": DA},
+    "moments": {"x": X},
+    "batch_normalization": {"x": X, **NORM, "offset": C, "scale": C},
+    "batch_normalization_grad": {"dy": X, "x": X, **NORM, "scale": C, "is_training": True},
     "dropout": {"x": X, "rate": 0.5, "seed": 3},
     "softmax": {"logits": A},
     "softmax_cross_entropy_with_logits": {"labels": A, "logits": A},
@@ -52,7 +57,7 @@ RIGHT = {
 WITH_AXES = {  # arguments of a fixed number of axes
     **dict.fromkeys(["input", "orig_input", "orig_output", "grad", "filters"], 4),
     **dict.fromkeys(["inputs", "kernel"], 2),
-    "bias": 1,
+    **dict.fromkeys(["bias", "mean", "variance", "offset", "scale"], 1),
 }
 
 # What is wrong, by argument: (value, how the message must show it).
@@ -101,6 +106,15 @@ WRONG = {
     "filter_sizes": SIZES,
     "orig_input_shape": SIZES,
     "rate": [(1, "1"), (-0.1, "-0.1"), (float("nan"), "nan"), (2, "2"), ("0.5", "'0.5'"), (None, "None")],
+    "variance_epsilon": [
+        (-0.001, "-0.001"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+        ("1", "'1'"),
+        (None, "None"),
+        ([1, 2], "[1, 2]"),
+    ],
+    "is_training": [("yes", "'yes'"), (2, "2"), (None, "None")],
     "seed": [(-1, "-1"), (1 << 64, str(1 << 64)), (0.5, "0.5"), (None, "None"), ("1", "'1'")],
 }
 # Arrays that do not fit the others, by operation and argument.
@@ -124,6 +138,16 @@ MISFITS = [
     ("bias_add", "bias", B[:3], "(3,)"),
     ("bias_add", "value", np.float32(1), "0"),
     ("bias_add_grad", "out_backprop", np.float32(1), "0"),
+    ("moments", "x", np.float32(1), "0"),
+    ("batch_normalization", "x", np.float32(1), "0"),
+    ("batch_normalization", "mean", C[:2], "(2,)"),
+    ("batch_normalization", "variance", B, "(4,)"),
+    ("batch_normalization", "variance", None, "None"),
+    ("batch_normalization", "offset", C[:1], "(1,)"),
+    ("batch_normalization", "scale", B, "(4,)"),
+    ("batch_normalization_grad", "dy", X[:1], "(1, 6, 5, 3)"),
+    ("batch_normalization_grad", "mean", B, "(4,)"),
+    ("batch_normalization_grad", "scale", B, "(4,)"),
     ("dense", "kernel", K[:5], "(5, 5)"),
     ("dense", "bias", B, "(4,)"),
     ("dense_backprop_input", "out_backprop", DA[:, :4], "(4, 4)"),

@@ -315,6 +315,13 @@ def test_an_empty_batch_goes_forward_and_backward(padding):
     assert nn.bias_add(x, np.ones(3, np.float32)).shape == x.shape
     assert nn.bias_add_grad(x).tolist() == [0, 0, 0]
     assert nn.softmax_cross_entropy_with_logits(a, a).shape == (0,)
+    mean, variance = nn.moments(x)
+    assert np.isnan(mean).all() and np.isnan(variance).all() and mean.shape == variance.shape == (3,)
+    assert nn.batch_normalization(x, mean, variance, None, None, 0.1).shape == x.shape
+    for is_training in (True, False):
+        sums = np.ones(3, np.float32), np.ones(3, np.float32)
+        dx, dscale, doffset = nn.batch_normalization_grad(x, x, *sums, None, 0.1, is_training)
+        assert dx.shape == x.shape and dscale.tolist() == doffset.tolist() == [0, 0, 0]
 
 
 def test_no_channels_or_no_filters_leave_zeros_or_nothing():
@@ -535,6 +542,105 @@ def test_dropout_keeps_the_mean_and_its_gradient_keeps_the_mask():
     np.testing.assert_array_equal(nn.dropout(dy, 0.3, seed=7), dy * y)
 
 
+# ------------------------------------------------------------ batch normalization
+
+BATCHES = [(1, 5), (7, 1), (9, 33), (64, 3), (65, 70), (3, 5, 7, 16), (17, 8, 9, 130), (2, 20000), (5000, 2)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", BATCHES, ids=str)
+def test_batch_normalization_and_its_gradients_against_the_twin(shape, dtype):
+    x, dy = 3 * normal(shape, dtype, 1) + 2, normal(shape, dtype, 2)
+    scale, offset = normal(shape[-1:], dtype, 3), normal(shape[-1:], dtype, 4)
+    mean, variance = nn.moments(x)
+    assert mean.dtype == variance.dtype == dtype
+    mean64, variance64 = ref.moments(x.astype(np.float64))
+    assert_close(mean, mean64, tolerances.PRODUCT_SUM)
+    # A single row has no deviations; then neither result has.
+    assert_close(variance, variance64, tolerances.PRODUCT_SUM)
+    x64, dy64, mean64, variance64, scale64, offset64 = (
+        a.astype(np.float64) for a in (x, dy, mean, variance, scale, offset)
+    )
+    for o, s, o64, s64 in [
+        (None, None, None, None),
+        (offset, None, offset64, None),
+        (None, scale, None, scale64),
+        (offset, scale, offset64, scale64),
+    ]:
+        y = nn.batch_normalization(x, mean, variance, o, s, 0.001)
+        expected = ref.batch_normalization(x64, mean64, variance64, o64, s64, 0.001)
+        assert y.dtype == dtype
+        assert_close(y, expected, tolerances.PRODUCT_SUM)
+    for s, s64, is_training in [(scale, scale64, True), (None, None, True), (scale, scale64, False)]:
+        results = nn.batch_normalization_grad(dy, x, mean, variance, s, 0.001, is_training)
+        how = (x64, mean64, variance64, s64, 0.001)
+        expected = ref.batch_normalization_grad(dy64, *how, is_training)
+        plain = ref.batch_normalization_grad(dy64, *how, False)[0]  # of which training takes most of one row
+        normalized = ref.batch_normalization(x64, mean64, variance64, None, None, 0.001)
+        terms = [plain, _sum_of_sizes(dy64 * normalized), _sum_of_sizes(dy64)]
+        for result, right, term, what in zip(results, expected, terms, ["x", "scale", "offset"], strict=True):
+            assert result.dtype == dtype
+            assert_close(result, right, tolerances.PRODUCT_SUM, what, np.abs(term).max())
+
+
+def _sum_of_sizes(a):
+    """[..., C] -> [C]: what a sum that cancels has been rounded in proportion to."""
+    return np.abs(a).reshape(-1, a.shape[-1]).sum(axis=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_variance_survives_a_large_mean(dtype):
+    """Where the mean of the squares less the square of the mean would leave nothing in float32."""
+    for rows, far in itertools.product((3, 64, 1000, 30001), (1e4, -1e6)):
+        x = (normal((rows, 5), np.float64) + far).astype(dtype)
+        mean, variance = nn.moments(x)
+        mean64, variance64 = ref.moments(x.astype(np.float64))
+        assert_close(mean, mean64, tolerances.PRODUCT_SUM)
+        # In float64 the running mean has no more digits than the values, and these less than their deviations.
+        scale = None if dtype is np.float32 else 1e6
+        assert_close(variance, variance64, tolerances.PRODUCT_SUM, "", scale)
+    # First rows that are far from the others, which a shift by the first row would not survive.
+    x = np.concatenate([np.zeros((100, 3)), normal((900, 3), np.float64) + 1e4]).astype(dtype)
+    assert_close(nn.moments(x)[1], ref.moments(x.astype(np.float64))[1], tolerances.PRODUCT_SUM)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_does_not_vary_has_no_variance(dtype):
+    for rows in (1, 7, 64, 1000, 4097):
+        mean, variance = nn.moments(np.full((rows, 21), 0.1, dtype))
+        np.testing.assert_array_equal(mean, np.full(21, 0.1, dtype))
+        np.testing.assert_array_equal(variance, np.zeros(21, dtype))
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_batch_normalization_gradients_are_its_slopes(is_training):
+    x, dy = normal((3, 2, 4, 2), np.float64, 1), normal((3, 2, 4, 2), np.float64, 2)
+    scale, offset = normal((2,), np.float64, 3), normal((2,), np.float64, 4)
+    fixed = nn.moments(x)
+
+    def loss(x, scale, offset):
+        mean, variance = nn.moments(x) if is_training else fixed
+        return np.vdot(nn.batch_normalization(x, mean, variance, offset, scale, 0.1), dy)
+
+    dx, dscale, doffset = nn.batch_normalization_grad(dy, x, *fixed, scale, 0.1, is_training)
+    assert_close(dx, slope(lambda x: loss(x, scale, offset), x), tolerances.DIFFERENCES)
+    assert_close(dscale, slope(lambda scale: loss(x, scale, offset), scale), tolerances.DIFFERENCES)
+    assert_close(doffset, slope(lambda offset: loss(x, scale, offset), offset), tolerances.DIFFERENCES)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_nan_stays_in_its_channel(dtype):
+    for channels in (1, 5, 16, 70):
+        x = normal((3, 5, 4, channels), dtype)
+        x[1, 2, 3, channels // 2] = np.nan
+        poisoned = np.arange(channels) == channels // 2
+        mean, variance = nn.moments(x)
+        y = nn.batch_normalization(x, mean, variance, None, None, 0.1)
+        results = mean, variance, y, *nn.batch_normalization_grad(x, x, mean, variance, None, 0.1)
+        for result in results:
+            np.testing.assert_array_equal(np.isnan(result), np.broadcast_to(poisoned, result.shape))
+
+
 # ------------------------------------------------------------ softmax
 
 
@@ -571,6 +677,7 @@ def test_the_public_operations_are_those_of_the_issue():
         *("max_pool2d", "max_pool", "max_pool_grad", "max_pool_with_argmax"),
         *("avg_pool2d", "avg_pool", "avg_pool_grad"),
         *("relu", "relu_grad", "bias_add", "bias_add_grad", "dropout"),
+        *("moments", "batch_normalization", "batch_normalization_grad"),
         *("dense", "dense_backprop_input", "dense_backprop_kernel"),
         *("softmax", "softmax_cross_entropy_with_logits"),
     }
@@ -643,6 +750,9 @@ def compact_grid() -> str:
             check_pool(x, 3, 2, "SAME")
             exact.update(nn.max_pool2d(x, 3, 2, "SAME").tobytes())
             exact.update(nn.avg_pool2d(x, 3, 2, "SAME").tobytes())
+        x = np.round(4 * normal((65, 37), dtype))
+        total = nn.batch_normalization_grad(x, x, np.zeros(37, dtype), np.ones(37, dtype), None, 0)[1:]
+        exact.update(np.concatenate(total).tobytes())  # sums of whole numbers
         exact.update(nn.dropout(normal((3, 333), dtype), 0.4, seed=3).tobytes())
     return exact.hexdigest()
 

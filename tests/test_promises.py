@@ -44,6 +44,10 @@ def every_operation(n, dtype=np.float32):
     yield from (averages, nn.avg_pool_grad(x.shape, averages, 3, 2, "SAME"))
     yield from (nn.relu(x), nn.relu_grad(x, x), nn.bias_add(x, bias[:9]), nn.bias_add_grad(x))
     yield nn.dropout(x, 0.4, seed=5)
+    mean, variance = nn.moments(x)
+    yield from (mean, variance, nn.batch_normalization(x, mean, variance, bias[:9], bias[9:18], 1e-3))
+    for is_training in (True, False):
+        yield from nn.batch_normalization_grad(x[::-1], x, mean, variance, bias[:9], 1e-3, is_training)
     flat, kernel = x.reshape(n, -1), normal(15 * 13 * 9, 33, dtype=dtype)
     y = nn.dense(flat, kernel, bias[:33], "relu")
     yield from (y, nn.dense_backprop_input(kernel, y), nn.dense_backprop_kernel(flat, y))

@@ -351,6 +351,47 @@ def test_dense_and_its_gradients():
     assert_close(ref.dense_backprop_kernel(x, dy), expected, tolerances.SAME_SUM)
 
 
+# ---- batch normalization ----
+
+
+def test_moments():
+    mean, variance = ref.moments([[[1.0, 10], [3, 10]], [[5, 10], [7, 10]]])
+    np.testing.assert_array_equal(mean, [4, 10])
+    np.testing.assert_array_equal(variance, [5, 0])
+
+
+def test_batch_normalization():
+    rng = np.random.default_rng(12)
+    x, scale, offset = rng.normal(3, 2, (4, 3, 5)), rng.normal(size=5), rng.normal(size=5)
+    mean, variance = ref.moments(x)
+    y = ref.batch_normalization(x, mean, variance, None, None, 0)
+    assert_close(y.mean(axis=(0, 1)), np.zeros(5), tolerances.SAME_SUM, scale=1)
+    assert_close(y.std(axis=(0, 1)), np.ones(5), tolerances.SAME_SUM)
+    z = ref.batch_normalization(x, mean, variance, offset, scale, 0)
+    assert_close(z, y * scale + offset, tolerances.SAME_SUM)
+    y = ref.batch_normalization([[5.0]], [1.0], [7.0], [10.0], [3.0], 9)
+    np.testing.assert_array_equal(y, [[13]])
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_batch_normalization_gradients_are_its_slopes(is_training):
+    rng = np.random.default_rng(13)
+    x, scale, offset = rng.normal(3, 2, (4, 3, 2)), rng.normal(size=2), rng.normal(size=2)
+    dy, fixed = rng.normal(size=x.shape), ref.moments(x)
+
+    def loss(x, scale, offset):
+        mean, variance = ref.moments(x) if is_training else fixed
+        return np.vdot(ref.batch_normalization(x, mean, variance, offset, scale, 0.1), dy)
+
+    dx, dscale, doffset = ref.batch_normalization_grad(dy, x, *fixed, scale, 0.1, is_training)
+    for gradient, expected in [
+        (dx, slope(lambda x: loss(x, scale, offset), x, step=1e-4)),
+        (dscale, slope(lambda scale: loss(x, scale, offset), scale, step=1e-4)),
+        (doffset, slope(lambda offset: loss(x, scale, offset), offset, step=1e-4)),
+    ]:
+        assert_close(gradient, expected, tolerances.DIFFERENCES)
+
+
 # ---- dropout ----
 
 
@@ -444,7 +485,7 @@ def test_softmax_cross_entropy_of_extremes(dtype):
 
 # ---- dtypes and memory ----
 
-X, W, B = (2, 5, 5, 3), (3, 3, 3, 4), (4,)
+X, W, B, C = (2, 5, 5, 3), (3, 3, 3, 4), (4,), (3,)
 Y, P = (2, 5, 5, 4), (2, 3, 3, 3)
 OPS = {
     "conv2d": ([X, W, B], lambda x, w, b: ref.conv2d(x, w, 1, "SAME", bias=b, activation="relu")),
@@ -465,6 +506,15 @@ OPS = {
     "dense": ([(5, 3), (3, 4), B], lambda x, w, b: ref.dense(x, w, b, "relu")),
     "dense_backprop_input": ([(3, 4), (5, 4)], ref.dense_backprop_input),
     "dense_backprop_kernel": ([(5, 3), (5, 4)], ref.dense_backprop_kernel),
+    "moments": ([X], lambda x: ref.moments(x)[1]),
+    "batch_normalization": (  # an epsilon that keeps negative variances positive
+        [X, C, C, C, C],
+        lambda x, mean, variance, *rest: ref.batch_normalization(x, mean, variance, *rest, 9),
+    ),
+    "batch_normalization_grad": (
+        [X, X, C, C, C],
+        lambda dy, x, mean, variance, scale: ref.batch_normalization_grad(dy, x, mean, variance, scale, 9)[0],
+    ),
     "dropout": ([X], lambda x: ref.dropout(x, 0.5, seed=1)),
     "dropout of nothing": ([X], lambda x: ref.dropout(x, 0, seed=1)),
     "softmax": ([(5, 4)], ref.softmax),
@@ -538,6 +588,12 @@ def test_empty_batches():
     assert ref.avg_pool2d(x, 2, 2, "SAME").shape == pooled.shape
     assert ref.avg_pool_grad(x.shape, pooled, 2, 2, "SAME").shape == x.shape
     np.testing.assert_array_equal(ref.bias_add_grad(x), np.zeros(3))
+    mean, variance = ref.moments(x)
+    assert np.isnan(mean).all() and np.isnan(variance).all()
+    three = np.ones(3, np.float32)
+    assert ref.batch_normalization(x, three, three, three, three, 1).shape == x.shape
+    dx, dscale, doffset = ref.batch_normalization_grad(x, x, three, three, three, 1)
+    assert dx.shape == x.shape and dscale.tolist() == doffset.tolist() == [0, 0, 0]
     rows = np.zeros((0, 4), np.float32)
     assert ref.relu(x).shape == ref.relu_grad(x, x).shape == ref.dropout(x, 0.5, seed=1).shape == x.shape
     assert ref.dense(rows, np.zeros((4, 2))).shape == (0, 2)

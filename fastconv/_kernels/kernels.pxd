@@ -46,6 +46,13 @@ cdef extern from "fastconv.h" nogil:
         void (*add)(void *y, const void *x, fc_index n) noexcept nogil
         void (*bias_add)(void *y, const void *x, const void *bias, fc_index rows, fc_index c) noexcept nogil
         void (*column_sum)(void *sum, const void *x, fc_index rows, fc_index c) noexcept nogil
+        void (*moments)(double *sums, fc_index before, const void *total, const void *x, fc_index rows, fc_index c) noexcept nogil
+        void (*normalize)(void *y, const void *x, const void *mean, const void *gain, const void *offset, fc_index rows,
+                          fc_index c) noexcept nogil
+        void (*normalize_sums)(double *sums, const void *dy, const void *x, const void *mean, fc_index rows,
+                               fc_index c) noexcept nogil
+        void (*normalize_grad)(void *dx, const void *dy, const void *x, const void *mean, const void *gain, const void *level,
+                               const void *tilt, fc_index rows, fc_index c) noexcept nogil
         void (*dropout)(void *y, uint8_t *where, const void *x, fc_index n, uint64_t block, uint64_t seed,
                         uint64_t threshold, double scale) noexcept nogil
         void (*adam)(void *p, const void *g, void *m, void *v, fc_index n, double rate, double b1, double b2,
