@@ -125,6 +125,15 @@ def test_batch_normalization(op: str, layer: shapes.Values, compare: Callable[..
         compare(op, layer, dy, x, mean, variance, scale, 0.001)
 
 
+@layers(shapes.RESPONSES)
+@pytest.mark.parametrize("op", ["local_response_normalization", "lrn_grad"])
+def test_local_response_normalization(op: str, layer: shapes.Values, compare: Callable[..., None]) -> None:
+    dy, x = normal(layer.shape, layer.shape)
+    how = 2, 2.0, 1e-4, 0.75  # AlexNet's
+    y = nn.lrn(x, *how)
+    compare(op, layer, *((dy, x, y) if op == "lrn_grad" else (x,)), *how)
+
+
 @layers(shapes.DROPOUTS)
 def test_dropout(layer: shapes.Values, compare: Callable[..., None]) -> None:
     compare("dropout", layer, *normal(layer.shape), RATE, seed=1)

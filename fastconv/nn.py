@@ -30,6 +30,7 @@ from fastconv._kernels import pool as _pool
 # What a memory-bound pass costs per element, in multiply-adds of the convolution kernels (see threads.GRAIN).
 PASS = 16
 RANDOM_PASS = 64
+LRN_PASS = 64
 
 _POINT = geometry.forward_sweep(
     geometry.axis(1, 1, 1, 1, "VALID")
@@ -548,6 +549,90 @@ def batch_normalization_grad(
             zeros = np.zeros_like(mean)
             _norm.normalize(_rows(dx), _rows(gradient), zeros, gain, zeros, n)
     return dx, dscale, doffset
+
+
+def local_response_normalization(
+    input: ArrayLike,
+    depth_radius: int = 5,
+    bias: float = 1.0,
+    alpha: float = 1.0,
+    beta: float = 0.5,
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """Local response normalization across channels (Krizhevsky et al., NIPS 2012, section 3.3).
+
+        scale[..., c] = bias + alpha * sum of input[..., c - depth_radius : c + depth_radius + 1] ** 2
+        y = input / scale ** beta
+
+    The sum is not divided by the size of its window, and has fewer channels at the ends.  A beta of 0.5 or
+    0.75 is fast, any other takes a call of pow for each element.
+
+    Args:
+        input: [N, H, W, C].
+        depth_radius: channels to each side, at least 0.
+        bias, alpha, beta: finite numbers; NaN results where they leave scale negative.
+        num_threads: for this call.
+
+    Returns:
+        [N, H, W, C].
+    """
+    (x,) = arguments.arrays(input=(input, 4))
+    how = _response(depth_radius, bias, alpha, beta, x.shape[3])
+    y = memory.empty(x.shape, x.dtype)
+    n = threads.resolve(num_threads, x.size * LRN_PASS)
+    if x.size:
+        _norm.lrn(_rows(y), _rows(x), *how, n)
+    return y
+
+
+lrn = local_response_normalization
+
+
+def lrn_grad(
+    input_grads: ArrayLike,
+    input_image: ArrayLike,
+    output_image: ArrayLike,
+    depth_radius: int = 5,
+    bias: float = 1.0,
+    alpha: float = 1.0,
+    beta: float = 0.5,
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """Gradient of local_response_normalization with respect to its input.
+
+        dx[..., c] = dy[..., c] / scale[..., c] ** beta - 2 * alpha * beta * x[..., c]
+            * sum of (dy * y / scale)[..., c - depth_radius : c + depth_radius + 1]
+
+    Args:
+        input_grads: dy, the gradient of the result, [N, H, W, C].
+        input_image: x, what local_response_normalization was given, [N, H, W, C].
+        output_image: y, what it returned, [N, H, W, C].
+        depth_radius, bias, alpha, beta, num_threads: as given to local_response_normalization.
+
+    Returns:
+        [N, H, W, C].
+    """
+    named = {"input_grads": input_grads, "input_image": input_image, "output_image": output_image}
+    dy, x, y = arguments.arrays(**{name: (value, 4) for name, value in named.items()})
+    _check_gradient("input_grads", dy, x.shape)
+    arguments.same_shape("output_image", y, x.shape, "that of input_image")
+    how = _response(depth_radius, bias, alpha, beta, x.shape[3])
+    dx = memory.empty(x.shape, x.dtype)
+    n = threads.resolve(num_threads, x.size * LRN_PASS)
+    if x.size:
+        _norm.lrn_grad(_rows(dx), _rows(dy), _rows(x), _rows(y), *how, n)
+    return dx
+
+
+def _response(
+    depth_radius: int, bias: float, alpha: float, beta: float, channels: int
+) -> tuple[int, float, float, float]:
+    """The checked arguments of a local response normalization; the radius no larger than it can reach."""
+    radius = min(arguments.whole("depth_radius", depth_radius, 0), max(channels - 1, 0))
+    numbers = (("bias", bias), ("alpha", alpha), ("beta", beta))
+    return radius, *(arguments.number(name, value) for name, value in numbers)
 
 
 def _normalized(

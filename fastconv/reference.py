@@ -361,6 +361,56 @@ def batch_normalization_grad(
     return dy * (r if scale is None else r * scale), dscale, doffset
 
 
+# ---- local response normalization ----
+
+
+def local_response_normalization(
+    input: ArrayLike,
+    depth_radius: int = 5,
+    bias: float = 1.0,
+    alpha: float = 1.0,
+    beta: float = 0.5,
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """x [N,H,W,C] -> y = x / scale**beta, scale = bias + alpha * sum of the squares of the channels around.
+
+    Source: Krizhevsky, Sutskever and Hinton, "ImageNet classification with deep convolutional neural
+    networks", NIPS 2012, section 3.3; the radius and the undivided sum are TensorFlow's.
+    """
+    (x,) = _as_floats(input)
+    scale = float(bias) + float(alpha) * _sum_around(x * x, depth_radius)
+    return x * scale ** -float(beta)
+
+
+lrn = local_response_normalization
+
+
+def lrn_grad(
+    input_grads: ArrayLike,
+    input_image: ArrayLike,
+    output_image: ArrayLike,
+    depth_radius: int = 5,
+    bias: float = 1.0,
+    alpha: float = 1.0,
+    beta: float = 0.5,
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """dy, x and y [N,H,W,C] -> dx: a channel counts in its own result and in the scales of those around."""
+    dy, x, y = _as_floats(input_grads, input_image, output_image)
+    scale = float(bias) + float(alpha) * _sum_around(x * x, depth_radius)
+    others = _sum_around(dy * y / scale, depth_radius)
+    return dy * scale ** -float(beta) - 2 * float(alpha) * float(beta) * x * others
+
+
+def _sum_around(a, radius):
+    """[..., C] -> [..., C]: each channel's sum with the `radius` channels to each side, or what there is."""
+    radius = min(radius, a.shape[-1])
+    around = [(0, 0)] * (a.ndim - 1) + [(radius, radius)]
+    return sliding_window_view(np.pad(a, around), 2 * radius + 1, axis=-1).sum(axis=-1)
+
+
 # ---- dropout ----
 
 _LOW_32 = 0xFFFFFFFF

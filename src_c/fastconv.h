@@ -139,6 +139,18 @@ typedef struct fc_kernels {
     void (*normalize_grad)(void *dx, const void *dy, const void *x, const void *mean, const void *gain, const void *level,
                            const void *tilt, fc_index rows, fc_index c);
 
+    /* Local response normalization of rows of c channels, and its gradient; channels outside 0 .. c - 1 are zeros:
+     *
+     *     scale[ch] = bias + alpha * sum over |k| <= radius of x[ch + k] ** 2
+     *     y = x / scale ** beta
+     *     dx[ch] = dy[ch] / scale[ch] ** beta - 2 alpha beta x[ch] * sum over |k| <= radius of (dy y / scale)[ch + k]
+     *
+     * OUT y or dx; scratch memory padded[rows * (c + radius) + radius + vl]; IN x, y and dy, [rows][c]. */
+    void (*lrn)(void *y, void *padded, const void *x, fc_index rows, fc_index c, fc_index radius, double bias, double alpha,
+                double beta);
+    void (*lrn_grad)(void *dx, void *padded, const void *dy, const void *x, const void *y, fc_index rows, fc_index c,
+                     fc_index radius, double bias, double alpha, double beta);
+
     /* Inverted dropout of elements 4 * block .. of an array: x * scale where the element's 32 random bits are at least
      * `threshold`, else 0.  Random bits: Philox4x32-10, key = seed, counter = element / 4, word = element % 4
      * (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011).  x, y, where start at element 4 * block.

@@ -1,4 +1,4 @@
-/* The templates for one dtype, and the table that exports them.  Parameters: T, INT, SQRT, DTYPE, FC_ISA. */
+/* The templates for one dtype, and the table that exports them.  Parameters: T, INT, SQRT, POW, DTYPE, FC_ISA. */
 #define FN(name) PASTE(fc_##name, DTYPE, FC_ISA)
 
 #include "types_tmpl.h"
@@ -35,6 +35,8 @@ const fc_kernels FN(kernels) = {
     .normalize = FN(normalize),
     .normalize_sums = FN(normalize_sums),
     .normalize_grad = FN(normalize_grad),
+    .lrn = FN(lrn),
+    .lrn_grad = FN(lrn_grad),
     .dropout = FN(dropout),
     .adam = FN(adam),
     .sgd = FN(sgd),

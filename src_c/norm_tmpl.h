@@ -113,3 +113,86 @@ static void FN(normalize_grad)(void *dx_, const void *dy_, const void *x_, const
             dx[at] = (dy[at] - level[ch] - (x[at] - mean[ch]) * tilt[ch]) * gain[ch];
         }
 }
+
+/* Over neighbouring channels: Krizhevsky, Sutskever and Hinton, "ImageNet classification with deep convolutional neural networks",
+ * NIPS 2012, section 3.3.  The scratch array holds the rows with `radius` zeros between them and at both ends, so that the
+ * window of channel ch is elements ch .. ch + 2 * radius from its row's start on:
+ *
+ *     0 0 | c values | 0 0 | c values | 0 0        radius 2; a row starts every c + radius elements
+ */
+FC_INLINE vec FN(channel_window)(const T *from, fc_index radius)
+{
+    vec sum = FN(load)(from);
+    for (fc_index k = 1; k <= 2 * radius; k++)
+        sum += FN(load)(from + k);
+    return sum;
+}
+
+static void FN(clear_borders)(T *padded, fc_index rows, fc_index c, fc_index radius)
+{
+    for (fc_index r = 0; r <= rows; r++)
+        for (fc_index k = 0; k < radius; k++)
+            padded[r * (c + radius) + k] = 0;
+}
+
+/* scale[rows][c] = bias + alpha * the sum over the window of x * x. */
+static void FN(lrn_scale)(T *restrict scale, T *restrict padded, const T *restrict x, fc_index rows, fc_index c, fc_index radius,
+                          T bias, T alpha)
+{
+    for (fc_index r = 0; r < rows; r++) {
+        T *square = padded + r * (c + radius) + radius;
+        for (fc_index ch = 0; ch < c; ch++)
+            square[ch] = x[r * c + ch] * x[r * c + ch];
+    }
+    for (fc_index r = 0; r < rows; r++)
+        for (fc_index ch = 0; ch < c; ch += VL)
+            FN(store_lanes)(scale + r * c + ch, FN(channel_window)(padded + r * (c + radius) + ch, radius) * alpha + bias, c - ch);
+}
+
+/* y[n] = x[n] / scale[n] ** beta; y may be scale.  Square roots are vector instructions, pow is a call for each element. */
+static void FN(damp)(T *y, const T *x, const T *scale, fc_index n, double beta)
+{
+    if (beta == 0.5)
+        for (fc_index i = 0; i < n; i++)
+            y[i] = x[i] / SQRT(scale[i]);
+    else if (beta == 0.75)
+        for (fc_index i = 0; i < n; i++) {
+            const T root = SQRT(scale[i]);
+            y[i] = x[i] / (root * SQRT(root));
+        }
+    else
+        for (fc_index i = 0; i < n; i++)
+            y[i] = x[i] * POW(scale[i], (T)-beta);
+}
+
+static void FN(lrn)(void *y_, void *padded_, const void *x_, fc_index rows, fc_index c, fc_index radius, double bias, double alpha,
+                    double beta)
+{
+    T *y = y_, *padded = padded_;
+    const T *x = x_;
+    FN(clear_borders)(padded, rows, c, radius);
+    FN(lrn_scale)(y, padded, x, rows, c, radius, (T)bias, (T)alpha);
+    FN(damp)(y, x, y, rows * c, beta);
+}
+
+static void FN(lrn_grad)(void *dx_, void *padded_, const void *dy_, const void *x_, const void *y_, fc_index rows, fc_index c,
+                         fc_index radius, double bias, double alpha, double beta)
+{
+    T *dx = dx_, *padded = padded_;
+    const T *dy = dy_, *x = x_, *y = y_;
+    const vec factor = FN(splat)((T)(2 * alpha * beta));
+    FN(clear_borders)(padded, rows, c, radius);
+    FN(lrn_scale)(dx, padded, x, rows, c, radius, (T)bias, (T)alpha);
+    for (fc_index r = 0; r < rows; r++) {
+        T *restrict ratio = padded + r * (c + radius) + radius;
+        for (fc_index ch = 0; ch < c; ch++)
+            ratio[ch] = dy[r * c + ch] * y[r * c + ch] / dx[r * c + ch];
+    }
+    FN(damp)(dx, dy, dx, rows * c, beta);
+    for (fc_index r = 0; r < rows; r++)
+        for (fc_index ch = 0; ch < c; ch += VL) {
+            const fc_index at = r * c + ch, lanes = c - ch;
+            const vec others = FN(channel_window)(padded + r * (c + radius) + ch, radius) * factor;
+            FN(store_lanes)(dx + at, FN(load_lanes)(dx + at, lanes) - others * FN(load_lanes)(x + at, lanes), lanes);
+        }
+}

@@ -18,6 +18,7 @@ A, K, DA = np.ones((4, 6), np.float32), np.ones((6, 5), np.float32), np.ones((4,
 # A right call of each operation, every argument by name.
 WINDOW = {"strides": 2, "padding": "SAME"}
 POOL = {"ksize": 2, **WINDOW}
+RESPONSE = {"depth_radius": 1, "bias": 2.0, "alpha": 0.5, "beta": 0.75}
 NORM = {"mean": C, "variance": C, "variance_epsilon": 0.001}
 RIGHT = {
     "conv2d": {"input": X, "filters": W, **WINDOW, "dilations": 1, "bias": B, "activation": "relu"},
@@ -50,12 +51,15 @@ RIGHT = {
     "moments": {"x": X},
     "batch_normalization": {"x": X, **NORM, "offset": C, "scale": C},
     "batch_normalization_grad": {"dy": X, "x": X, **NORM, "scale": C, "is_training": True},
+    "local_response_normalization": {"input": X, **RESPONSE},
+    "lrn_grad": {"input_grads": X, "input_image": X, "output_image": X, **RESPONSE},
     "dropout": {"x": X, "rate": 0.5, "seed": 3},
     "softmax": {"logits": A},
     "softmax_cross_entropy_with_logits": {"labels": A, "logits": A},
 }
 WITH_AXES = {  # arguments of a fixed number of axes
     **dict.fromkeys(["input", "orig_input", "orig_output", "grad", "filters"], 4),
+    **dict.fromkeys(["input_grads", "input_image", "output_image"], 4),
     **dict.fromkeys(["inputs", "kernel"], 2),
     **dict.fromkeys(["bias", "mean", "variance", "offset", "scale"], 1),
 }
@@ -83,6 +87,13 @@ SIZES = [
     (None, "None"),
     ("abcd", "'abcd'"),
 ]
+NO_FINITE_NUMBER = [
+    (float("nan"), "nan"),
+    (float("inf"), "inf"),
+    ("1", "'1'"),
+    (None, "None"),
+    ([1, 2], "[1, 2]"),
+]
 WRONG = {
     "strides": STEPS,
     "dilations": STEPS,
@@ -106,14 +117,10 @@ WRONG = {
     "filter_sizes": SIZES,
     "orig_input_shape": SIZES,
     "rate": [(1, "1"), (-0.1, "-0.1"), (float("nan"), "nan"), (2, "2"), ("0.5", "'0.5'"), (None, "None")],
-    "variance_epsilon": [
-        (-0.001, "-0.001"),
-        (float("nan"), "nan"),
-        (float("inf"), "inf"),
-        ("1", "'1'"),
-        (None, "None"),
-        ([1, 2], "[1, 2]"),
-    ],
+    "variance_epsilon": [(-0.001, "-0.001"), *NO_FINITE_NUMBER],
+    "depth_radius": [(-1, "-1"), (1.5, "1.5"), ("2", "'2'"), (None, "None")],
+    "alpha": NO_FINITE_NUMBER,
+    "beta": NO_FINITE_NUMBER,
     "is_training": [("yes", "'yes'"), (2, "2"), (None, "None")],
     "seed": [(-1, "-1"), (1 << 64, str(1 << 64)), (0.5, "0.5"), (None, "None"), ("1", "'1'")],
 }
@@ -148,6 +155,9 @@ MISFITS = [
     ("batch_normalization_grad", "dy", X[:1], "(1, 6, 5, 3)"),
     ("batch_normalization_grad", "mean", B, "(4,)"),
     ("batch_normalization_grad", "scale", B, "(4,)"),
+    *(("local_response_normalization", "bias", value, shown) for value, shown in NO_FINITE_NUMBER),
+    ("lrn_grad", "input_grads", X[:1], "(1, 6, 5, 3)"),
+    ("lrn_grad", "output_image", X[:, :5], "(2, 5, 5, 3)"),
     ("dense", "kernel", K[:5], "(5, 5)"),
     ("dense", "bias", B, "(4,)"),
     ("dense_backprop_input", "out_backprop", DA[:, :4], "(4, 4)"),
@@ -168,7 +178,7 @@ def wrong_calls():
                 for value, shown in NO_NUMBERS:
                     yield operation, argument, value, shown
             axes = WITH_AXES.get(argument)
-            if axes:
+            if axes and isinstance(right.get(argument), np.ndarray):  # lrn's bias is a number
                 for value in (np.ones((1,) * (axes - 1), np.float32), np.ones((2,) * (axes + 1), np.float32)):
                     yield operation, argument, value, str(value.ndim)
     yield from MISFITS

@@ -315,6 +315,7 @@ def test_an_empty_batch_goes_forward_and_backward(padding):
     assert nn.bias_add(x, np.ones(3, np.float32)).shape == x.shape
     assert nn.bias_add_grad(x).tolist() == [0, 0, 0]
     assert nn.softmax_cross_entropy_with_logits(a, a).shape == (0,)
+    assert nn.lrn(x).shape == nn.lrn_grad(x, x, x).shape == x.shape
     mean, variance = nn.moments(x)
     assert np.isnan(mean).all() and np.isnan(variance).all() and mean.shape == variance.shape == (3,)
     assert nn.batch_normalization(x, mean, variance, None, None, 0.1).shape == x.shape
@@ -596,7 +597,7 @@ def test_the_variance_survives_a_large_mean(dtype):
         mean, variance = nn.moments(x)
         mean64, variance64 = ref.moments(x.astype(np.float64))
         assert_close(mean, mean64, tolerances.PRODUCT_SUM)
-        # In float64 the running mean has no more digits than the values, and these less than their deviations.
+        # In float64 the running mean has no more digits than the values, fewer than their deviations need.
         scale = None if dtype is np.float32 else 1e6
         assert_close(variance, variance64, tolerances.PRODUCT_SUM, "", scale)
     # First rows that are far from the others, which a shift by the first row would not survive.
@@ -641,6 +642,55 @@ def test_a_nan_stays_in_its_channel(dtype):
             np.testing.assert_array_equal(np.isnan(result), np.broadcast_to(poisoned, result.shape))
 
 
+# ------------------------------------------------------------ local response normalization
+
+
+def check_response(shape, dtype, radius, bias, alpha, beta):
+    x, dy = normal(shape, dtype, 1), normal(shape, dtype, 2)
+    how = radius, bias, alpha, beta
+    y = nn.local_response_normalization(x, *how)
+    x64, dy64, y64 = (a.astype(np.float64) for a in (x, dy, y))
+    assert y.dtype == dtype
+    assert_close(y, ref.local_response_normalization(x64, *how), tolerances.EXPONENTIAL)
+    dx = nn.lrn_grad(dy, x, y, *how)
+    assert dx.dtype == dtype
+    assert_close(dx, ref.lrn_grad(dy64, x64, y64, *how), tolerances.PRODUCT_SUM)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [1, 2, 5, 16, 33, 96, 130])
+def test_local_response_normalization_against_the_twin(channels, dtype):
+    for shape, radius, beta in itertools.product(
+        [(2, 3, 5, channels), (1, 20, 31, channels)], [0, 1, 2, 5, 17, 2**70], [0.5, 0.75, 1, 0.3]
+    ):
+        check_response(shape, dtype, radius, 1.5, 0.4, beta)
+    check_response((2, 5, 5, channels), dtype, 2, 2, 1e-4, 0.75)  # AlexNet's numbers
+    y = nn.lrn(normal((1, 2, 3, channels), dtype))
+    assert_close(y, ref.lrn(normal((1, 2, 3, channels), dtype).astype(float)), tolerances.EXPONENTIAL)
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.75, 1.2])
+@pytest.mark.parametrize("radius", [0, 2, 9])
+def test_the_gradient_of_local_response_normalization_is_its_slope(radius, beta):
+    x, dy = normal((2, 2, 3, 7), np.float64, 1), normal((2, 2, 3, 7), np.float64, 2)
+    how = radius, 1.5, 0.4, beta
+    dx = nn.lrn_grad(dy, x, nn.lrn(x, *how), *how)
+    assert_close(dx, slope(lambda x: np.vdot(nn.lrn(x, *how), dy), x), tolerances.DIFFERENCES)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("beta", [0.5, 0.75, 1.2])
+def test_a_nan_reaches_the_channels_around_it(beta, dtype):
+    for channels in (1, 5, 16, 40):
+        x = normal((2, 3, 4, channels), dtype)
+        x[1, 2, 3, channels // 2] = np.nan
+        y = nn.lrn(x, 2, 1, 1, beta)
+        expected = np.zeros(x.shape, bool)
+        expected[1, 2, 3, max(channels // 2 - 2, 0) : channels // 2 + 3] = True
+        np.testing.assert_array_equal(np.isnan(y), expected)
+        assert np.isnan(nn.lrn_grad(x, x, y, 2, 1, 1, beta)[1, 2, 3]).sum() >= min(channels, 5)
+
+
 # ------------------------------------------------------------ softmax
 
 
@@ -678,6 +728,7 @@ def test_the_public_operations_are_those_of_the_issue():
         *("avg_pool2d", "avg_pool", "avg_pool_grad"),
         *("relu", "relu_grad", "bias_add", "bias_add_grad", "dropout"),
         *("moments", "batch_normalization", "batch_normalization_grad"),
+        *("local_response_normalization", "lrn", "lrn_grad"),
         *("dense", "dense_backprop_input", "dense_backprop_kernel"),
         *("softmax", "softmax_cross_entropy_with_logits"),
     }
@@ -750,6 +801,8 @@ def compact_grid() -> str:
             check_pool(x, 3, 2, "SAME")
             exact.update(nn.max_pool2d(x, 3, 2, "SAME").tobytes())
             exact.update(nn.avg_pool2d(x, 3, 2, "SAME").tobytes())
+        for beta in (0.5, 0.75, 0.6):
+            check_response((1, 5, 9, 37), dtype, 2, 1, 0.2, beta)
         x = np.round(4 * normal((65, 37), dtype))
         total = nn.batch_normalization_grad(x, x, np.zeros(37, dtype), np.ones(37, dtype), None, 0)[1:]
         exact.update(np.concatenate(total).tobytes())  # sums of whole numbers

@@ -392,6 +392,24 @@ def test_batch_normalization_gradients_are_its_slopes(is_training):
         assert_close(gradient, expected, tolerances.DIFFERENCES)
 
 
+# ---- local response normalization ----
+
+
+@pytest.mark.parametrize("channels", [1, 3, 8])
+@pytest.mark.parametrize("radius", [0, 1, 2, 5, 100])
+@pytest.mark.parametrize("beta", [0.5, 0.75, 1.3])
+def test_local_response_normalization_and_its_gradient(channels, radius, beta):
+    rng = np.random.default_rng(14)
+    x, dy = rng.normal(size=(2, 3, 2, channels)), rng.normal(size=(2, 3, 2, channels))
+    how = radius, 1.5, 0.3, beta
+    y = ref.local_response_normalization(x, *how)
+    for n, h, w, c in np.ndindex(*x.shape):
+        around = [x[n, h, w, i] ** 2 for i in range(channels) if abs(i - c) <= radius]
+        assert np.isclose(y[n, h, w, c], x[n, h, w, c] / (1.5 + 0.3 * sum(around)) ** beta, rtol=1e-12)
+    expected = slope(lambda x: np.vdot(ref.lrn(x, *how), dy), x, step=1e-4)
+    assert_close(ref.lrn_grad(dy, x, y, *how), expected, tolerances.DIFFERENCES)
+
+
 # ---- dropout ----
 
 
@@ -515,6 +533,8 @@ OPS = {
         [X, X, C, C, C],
         lambda dy, x, mean, variance, scale: ref.batch_normalization_grad(dy, x, mean, variance, scale, 9)[0],
     ),
+    "local_response_normalization": ([X], lambda x: ref.lrn(x, 1, 1, 0.5, 0.75)),
+    "lrn_grad": ([X, X, X], lambda dy, x, y: ref.lrn_grad(dy, x, y, 1, 1, 0.5, 0.75)),
     "dropout": ([X], lambda x: ref.dropout(x, 0.5, seed=1)),
     "dropout of nothing": ([X], lambda x: ref.dropout(x, 0, seed=1)),
     "softmax": ([(5, 4)], ref.softmax),
@@ -594,6 +614,7 @@ def test_empty_batches():
     assert ref.batch_normalization(x, three, three, three, three, 1).shape == x.shape
     dx, dscale, doffset = ref.batch_normalization_grad(x, x, three, three, three, 1)
     assert dx.shape == x.shape and dscale.tolist() == doffset.tolist() == [0, 0, 0]
+    assert ref.lrn(x).shape == ref.lrn_grad(x, x, x).shape == x.shape
     rows = np.zeros((0, 4), np.float32)
     assert ref.relu(x).shape == ref.relu_grad(x, x).shape == ref.dropout(x, 0.5, seed=1).shape == x.shape
     assert ref.dense(rows, np.zeros((4, 2))).shape == (0, 2)

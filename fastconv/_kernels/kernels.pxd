@@ -53,6 +53,10 @@ cdef extern from "fastconv.h" nogil:
                                fc_index c) noexcept nogil
         void (*normalize_grad)(void *dx, const void *dy, const void *x, const void *mean, const void *gain, const void *level,
                                const void *tilt, fc_index rows, fc_index c) noexcept nogil
+        void (*lrn)(void *y, void *padded, const void *x, fc_index rows, fc_index c, fc_index radius, double bias,
+                    double alpha, double beta) noexcept nogil
+        void (*lrn_grad)(void *dx, void *padded, const void *dy, const void *x, const void *y, fc_index rows, fc_index c,
+                         fc_index radius, double bias, double alpha, double beta) noexcept nogil
         void (*dropout)(void *y, uint8_t *where, const void *x, fc_index n, uint64_t block, uint64_t seed,
                         uint64_t threshold, double scale) noexcept nogil
         void (*adam)(void *p, const void *g, void *m, void *v, fc_index n, double rate, double b1, double b2,

@@ -3,7 +3,7 @@
 Sums over the rows are taken in runs, whose number depends on the shape alone; each goes from its first row to its last in
 double, and the runs are joined in order.  So the bits do not depend on the number of threads.
 """
-from cython.parallel cimport parallel, prange
+from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memset
 
 from fastconv._kernels.dispatch cimport kernels_for
@@ -20,6 +20,8 @@ cdef fc_index RUNS = 16
 cdef fc_index BLOCK = 32
 # Elements of a piece of the passes without sums, as in elementwise.pyx.
 cdef fc_index PIECE = 1 << 13
+# Elements of a piece of lrn, whose arrays and scratch memory are read again and again: they lie in the first-level cache.
+cdef fc_index LRN_PIECE = 1 << 11
 
 
 cdef inline fc_index blocks(fc_index rows) noexcept nogil:
@@ -135,3 +137,40 @@ def normalize_grad(real[:, ::1] dx, const real[:, ::1] dy, const real[:, ::1] x,
         for i in prange((rows + step - 1) // step, schedule="static"):
             fc.normalize_grad(pdx + i * step * c, pdy + i * step * c, px + i * step * c, pm, pg, pl, pt,
                               min(step, rows - i * step), c)
+
+
+cdef inline fc_index padded_bytes(const fc_kernels *fc, fc_index rows, fc_index c, fc_index radius) noexcept nogil:
+    """Scratch memory of a thread for lrn, in whole cache lines."""
+    return ((rows * (c + radius) + radius + fc.vl) * fc.itemsize + 63) // 64 * 64
+
+
+def lrn(real[:, ::1] y, const real[:, ::1] x, fc_index radius, double bias, double alpha, double beta, int num_threads):
+    """Local response normalization of rows of channels."""
+    cdef const fc_kernels *fc = kernels_for(sizeof(real))
+    cdef fc_index i, c = x.shape[1], rows = x.shape[0]
+    cdef fc_index step = min(rows, max(1, LRN_PIECE // c)), n_bytes = padded_bytes(fc, step, c, radius)
+    cdef real *py = &y[0, 0]
+    cdef const real *px = &x[0, 0]
+    cdef Block block = scratch(num_threads * n_bytes)
+    cdef char *padded = block.data
+    with nogil, parallel(num_threads=num_threads):
+        for i in prange((rows + step - 1) // step, schedule="static"):
+            fc.lrn(py + i * step * c, padded + threadid() * n_bytes, px + i * step * c, min(step, rows - i * step), c, radius,
+                   bias, alpha, beta)
+
+
+def lrn_grad(real[:, ::1] dx, const real[:, ::1] dy, const real[:, ::1] x, const real[:, ::1] y, fc_index radius, double bias,
+             double alpha, double beta, int num_threads):
+    cdef const fc_kernels *fc = kernels_for(sizeof(real))
+    cdef fc_index i, c = x.shape[1], rows = x.shape[0]
+    cdef fc_index step = min(rows, max(1, LRN_PIECE // c)), n_bytes = padded_bytes(fc, step, c, radius)
+    cdef real *pdx = &dx[0, 0]
+    cdef const real *pdy = &dy[0, 0]
+    cdef const real *px = &x[0, 0]
+    cdef const real *py = &y[0, 0]
+    cdef Block block = scratch(num_threads * n_bytes)
+    cdef char *padded = block.data
+    with nogil, parallel(num_threads=num_threads):
+        for i in prange((rows + step - 1) // step, schedule="static"):
+            fc.lrn_grad(pdx + i * step * c, padded + threadid() * n_bytes, pdy + i * step * c, px + i * step * c,
+                        py + i * step * c, min(step, rows - i * step), c, radius, bias, alpha, beta)
