@@ -100,6 +100,18 @@ def test_relu_grad(layer: shapes.Values, compare: Callable[..., None]) -> None:
 
 
 @layers(shapes.ACTIVATIONS)
+@pytest.mark.parametrize("op", ["sigmoid", "tanh"])
+def test_sigmoid_and_tanh(op: str, layer: shapes.Values, compare: Callable[..., None]) -> None:
+    compare(op, layer, *normal(layer.shape))
+
+
+@layers(shapes.ACTIVATIONS)
+@pytest.mark.parametrize("op", ["sigmoid_grad", "tanh_grad"])
+def test_sigmoid_and_tanh_grad(op: str, layer: shapes.Values, compare: Callable[..., None]) -> None:
+    compare(op, layer, *normal(layer.shape, layer.shape))
+
+
+@layers(shapes.ACTIVATIONS)
 def test_bias_add(layer: shapes.Values, compare: Callable[..., None]) -> None:
     compare("bias_add", layer, *normal(layer.shape, layer.shape[-1:]))
 

@@ -248,6 +248,31 @@ def relu_grad(gradients: ArrayLike, features: ArrayLike, *, num_threads: int | N
     return np.where(x > 0, dy, dy.dtype.type(0))
 
 
+def sigmoid(x: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """x of any shape -> 1 / (1 + exp(-x)), from exponentials of at most 1."""
+    (x,) = _as_floats(x)
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e / (1 + e), 1 / (1 + e))
+
+
+def sigmoid_grad(y: ArrayLike, dy: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """y (sigmoid's result) and dy of one shape -> dx = dy * y * (1 - y)."""
+    y, dy = _as_floats(y, dy)
+    return dy * (y * (1 - y))
+
+
+def tanh(x: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """x of any shape -> tanh(x)."""
+    (x,) = _as_floats(x)
+    return np.tanh(x)
+
+
+def tanh_grad(y: ArrayLike, dy: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """y (tanh's result) and dy of one shape -> dx = dy * (1 - y**2)."""
+    y, dy = _as_floats(y, dy)
+    return dy * ((1 - y) * (1 + y))
+
+
 def bias_add(value: ArrayLike, bias: ArrayLike, *, num_threads: int | None = None) -> NDArray:
     """x [..., C], bias [C] -> x + bias."""
     x, b = _as_floats(value, bias)

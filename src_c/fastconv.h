@@ -117,8 +117,10 @@ typedef struct fc_kernels {
 
     /* Elementwise, n elements.  y and x may be the same array. */
     void (*relu)(void *y, const void *x, fc_index n);
-    void (*relu_grad)(void *dx, const void *dy, const void *y, fc_index n); /* dy where y > 0, else 0 */
-    void (*add)(void *y, const void *x, fc_index n);                        /* y += x */
+    void (*relu_grad)(void *dx, const void *dy, const void *y, fc_index n);    /* dy where y > 0, else 0 */
+    void (*sigmoid_grad)(void *dx, const void *y, const void *dy, fc_index n); /* dy y (1 - y) */
+    void (*tanh_grad)(void *dx, const void *y, const void *dy, fc_index n);    /* dy (1 - y^2) */
+    void (*add)(void *y, const void *x, fc_index n);                           /* y += x */
 
     /* Rows of c channels. */
     void (*bias_add)(void *y, const void *x, const void *bias, fc_index rows, fc_index c);

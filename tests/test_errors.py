@@ -43,6 +43,10 @@ RIGHT = {
     "avg_pool_grad": {"orig_input_shape": X.shape, "grad": POOLED, **POOL},
     "relu": {"features": X},
     "relu_grad": {"gradients": X, "features": X},
+    "sigmoid": {"x": X},
+    "sigmoid_grad": {"y": X, "dy": X},
+    "tanh": {"x": X},
+    "tanh_grad": {"y": X, "dy": X},
     "bias_add": {"value": DY, "bias": B},
     "bias_add_grad": {"out_backprop": DY},
     "dense": {"inputs": A, "kernel": K, "bias": np.ones(5, np.float32), "activation": "relu"},
@@ -142,6 +146,8 @@ MISFITS = [
     ("avg_pool_grad", "grad", POOLED[:, :2], "(2, 2, 3, 3)"),
     ("avg_pool_grad", "orig_input_shape", (2, 0, 5, 3), "only 0"),
     ("relu_grad", "gradients", X[:1], "(1, 6, 5, 3)"),
+    ("sigmoid_grad", "dy", X[:1], "(1, 6, 5, 3)"),
+    ("tanh_grad", "dy", X[:1], "(1, 6, 5, 3)"),
     ("bias_add", "bias", B[:3], "(3,)"),
     ("bias_add", "value", np.float32(1), "0"),
     ("bias_add_grad", "out_backprop", np.float32(1), "0"),
@@ -326,6 +332,10 @@ def test_zero_axes_stay_zero_axes(value):
     for result in (
         nn.relu(value),
         nn.relu_grad(value, value),
+        nn.sigmoid(value),
+        nn.sigmoid_grad(value, value),
+        nn.tanh(value),
+        nn.tanh_grad(value, value),
         nn.dropout(value, 0, seed=1),
     ):
         assert result.shape == ()

@@ -312,6 +312,8 @@ def test_an_empty_batch_goes_forward_and_backward(padding):
     assert not nn.dense_backprop_kernel(a, np.zeros((0, 2), np.float32)).any()
     for result in (nn.relu(x), nn.relu_grad(x, x), nn.dropout(x, 0.5, seed=1), nn.softmax(x)):
         assert result.shape == x.shape
+    for result in (nn.sigmoid(x), nn.sigmoid_grad(x, x), nn.tanh(x), nn.tanh_grad(x, x)):
+        assert result.shape == x.shape
     assert nn.bias_add(x, np.ones(3, np.float32)).shape == x.shape
     assert nn.bias_add_grad(x).tolist() == [0, 0, 0]
     assert nn.softmax_cross_entropy_with_logits(a, a).shape == (0,)
@@ -492,6 +494,39 @@ def test_relu_keeps_nan_and_its_gradient_drops_it():
     np.testing.assert_array_equal(nn.relu_grad(np.full(5, 3, np.float32), x), [0, 0, 3, 0, 3])
     fused = nn.conv2d(x.reshape(1, 1, 5, 1), np.ones((1, 1, 1, 1), np.float32), 1, "SAME", activation="relu")
     np.testing.assert_array_equal(fused.reshape(-1), nn.relu(x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_sigmoid_and_tanh_and_their_gradients_against_the_twin(name, shape, dtype):
+    x, dy = 5 * normal(shape, dtype, 1), normal(shape, dtype, 2)
+    y = getattr(nn, name)(x)
+    assert y.dtype == dtype
+    assert_close(y, getattr(ref, name)(x.astype(np.float64)), tolerances.EXPONENTIAL)
+    # Products alone, in the twin's order: the same bits.
+    dx = getattr(nn, f"{name}_grad")(y, dy)
+    np.testing.assert_array_equal(dx, getattr(ref, f"{name}_grad")(y, dy), strict=True)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_the_gradients_of_sigmoid_and_tanh_are_their_slopes(name):
+    f = getattr(nn, name)
+    x, dy = 2 * normal((3, 7), np.float64, 1), normal((3, 7), np.float64, 2)
+    dx = getattr(nn, f"{name}_grad")(f(x), dy)
+    assert_close(dx, slope(lambda x: np.vdot(f(x), dy), x), tolerances.DIFFERENCES)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sigmoid_and_tanh_of_extremes(dtype):
+    x = np.array([-np.inf, -1e4, -0.0, 1e4, np.inf, np.nan], dtype)
+    np.testing.assert_array_equal(nn.sigmoid(x), [0, 0, 0.5, 1, 1, np.nan])
+    np.testing.assert_array_equal(nn.tanh(x), [-1, -1, 0, 1, 1, np.nan])
+    for name in ("sigmoid", "tanh"):
+        dx = getattr(nn, f"{name}_grad")(getattr(nn, name)(x), np.ones_like(x))
+        assert dx[[0, 1, 3, 4]].tolist() == [0, 0, 0, 0] and dx[2] > 0 and np.isnan(dx[5])
+    # The small probabilities keep their digits, which 0.5 + 0.5 * tanh(x / 2) would lose.
+    np.testing.assert_allclose(nn.sigmoid(np.array([-40, -80], dtype)), np.exp([-40, -80]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -727,6 +762,7 @@ def test_the_public_operations_are_those_of_the_issue():
         *("max_pool2d", "max_pool", "max_pool_grad", "max_pool_with_argmax"),
         *("avg_pool2d", "avg_pool", "avg_pool_grad"),
         *("relu", "relu_grad", "bias_add", "bias_add_grad", "dropout"),
+        *("sigmoid", "sigmoid_grad", "tanh", "tanh_grad"),
         *("moments", "batch_normalization", "batch_normalization_grad"),
         *("local_response_normalization", "lrn", "lrn_grad"),
         *("dense", "dense_backprop_input", "dense_backprop_kernel"),

@@ -44,6 +44,7 @@ def every_operation(n, dtype=np.float32):
     yield from (averages, nn.avg_pool_grad(x.shape, averages, 3, 2, "SAME"))
     yield from (nn.relu(x), nn.relu_grad(x, x), nn.bias_add(x, bias[:9]), nn.bias_add_grad(x))
     yield nn.dropout(x, 0.4, seed=5)
+    yield from (nn.sigmoid(x), nn.sigmoid_grad(x, x), nn.tanh(x), nn.tanh_grad(x, x))
     for beta in (0.5, 0.75, 0.6):
         response = nn.local_response_normalization(x, 2, 1, 0.3, beta)
         yield from (response, nn.lrn_grad(x[::-1], x, response, 2, 1, 0.3, beta))

@@ -332,6 +332,18 @@ def test_relu():
     np.testing.assert_array_equal(ref.relu_grad(dy, y), ref.relu_grad(dy, x))
 
 
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_sigmoid_and_tanh_and_their_gradients(name):
+    f, grad = getattr(ref, name), getattr(ref, f"{name}_grad")
+    x = np.linspace(-6, 6, 25)
+    plain = {"sigmoid": 1 / (1 + np.exp(-x)), "tanh": (np.exp(2 * x) - 1) / (np.exp(2 * x) + 1)}
+    assert_close(f(x), plain[name], tolerances.SAME_SUM)
+    dy = np.random.default_rng(15).normal(size=x.shape)
+    assert_close(grad(f(x), dy), slope(lambda x: np.vdot(f(x), dy), x, step=1e-4), tolerances.DIFFERENCES)
+    low = 0 if name == "sigmoid" else -1
+    np.testing.assert_array_equal(f([-np.inf, -1e4, 1e4, np.inf, np.nan]), [low, low, 1, 1, np.nan])
+
+
 def test_bias():
     x, b = np.arange(24.0).reshape(2, 3, 4), np.array([1.0, 2, 3, 4])
     np.testing.assert_array_equal(ref.bias_add(x, b)[1, 2], [21, 23, 25, 27])
@@ -519,6 +531,10 @@ OPS = {
     "avg_pool_grad": ([P], lambda dy: ref.avg_pool_grad(X, dy, 2, 2, "SAME")),
     "relu": ([X], ref.relu),
     "relu_grad": ([X, X], ref.relu_grad),
+    "sigmoid": ([X], ref.sigmoid),
+    "sigmoid_grad": ([X, X], ref.sigmoid_grad),
+    "tanh": ([X], ref.tanh),
+    "tanh_grad": ([X, X], ref.tanh_grad),
     "bias_add": ([Y, B], ref.bias_add),
     "bias_add_grad": ([Y], ref.bias_add_grad),
     "dense": ([(5, 3), (3, 4), B], lambda x, w, b: ref.dense(x, w, b, "relu")),
@@ -608,6 +624,8 @@ def test_empty_batches():
     assert ref.avg_pool2d(x, 2, 2, "SAME").shape == pooled.shape
     assert ref.avg_pool_grad(x.shape, pooled, 2, 2, "SAME").shape == x.shape
     np.testing.assert_array_equal(ref.bias_add_grad(x), np.zeros(3))
+    assert ref.sigmoid(x).shape == ref.tanh(x).shape == x.shape
+    assert ref.sigmoid_grad(x, x).shape == ref.tanh_grad(x, x).shape == x.shape
     mean, variance = ref.moments(x)
     assert np.isnan(mean).all() and np.isnan(variance).all()
     three = np.ones(3, np.float32)

@@ -43,6 +43,8 @@ cdef extern from "fastconv.h" nogil:
                        double scale) noexcept nogil
         void (*relu)(void *y, const void *x, fc_index n) noexcept nogil
         void (*relu_grad)(void *dx, const void *dy, const void *y, fc_index n) noexcept nogil
+        void (*sigmoid_grad)(void *dx, const void *y, const void *dy, fc_index n) noexcept nogil
+        void (*tanh_grad)(void *dx, const void *y, const void *dy, fc_index n) noexcept nogil
         void (*add)(void *y, const void *x, fc_index n) noexcept nogil
         void (*bias_add)(void *y, const void *x, const void *bias, fc_index rows, fc_index c) noexcept nogil
         void (*column_sum)(void *sum, const void *x, fc_index rows, fc_index c) noexcept nogil
