@@ -102,7 +102,7 @@ class BuildExt(build_ext):
         return built
 
 
-def extension(name, sources=(), macros=(), depends=HEADERS):
+def extension(name, sources=(), macros=(), depends=HEADERS, libraries=()):
     openmp = openmp_flags()
     return Extension(
         f"fastconv._kernels.{name}",
@@ -112,6 +112,7 @@ def extension(name, sources=(), macros=(), depends=HEADERS):
         define_macros=list(macros),
         extra_compile_args=CFLAGS + openmp,
         extra_link_args=openmp,
+        libraries=list(libraries),
     )
 
 
@@ -120,12 +121,19 @@ have = [(f"FC_HAVE_{isa.upper()}", "1") for isa in isa_flags() if isa != "generi
 setup(
     ext_modules=cythonize(
         [
-            extension("dispatch", ["src_c/dispatch.c"], [*have, ("FC_SOURCES", f'"{SOURCES}"')], ALL_SOURCES),
+            extension(
+                "dispatch",
+                ["src_c/dispatch.c"],
+                [*have, ("FC_SOURCES", f'"{SOURCES}"')],
+                ALL_SOURCES,
+                libraries=["m"],  # pow
+            ),
             extension("memory"),
             extension("conv2d"),
             extension("winograd"),
             extension("pool"),
             extension("elementwise"),
+            extension("norm"),
         ],
         build_dir="build/cython",
         compiler_directives={

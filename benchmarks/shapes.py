@@ -259,6 +259,21 @@ ACTIVATIONS = [
     Values("ResNet", (4, 56, 56, 256)),
 ]
 
+# What batch normalization sees: the results of convolutions.
+NORMALIZED = [
+    Values("ResNet", (8, 112, 112, 64)),
+    Values("ResNet", (8, 56, 56, 256)),
+    Values("ResNet", (8, 14, 14, 1024)),
+    Values("ResNet", (8, 7, 7, 512)),
+]
+
+# What local response normalization sees, in AlexNet and GoogLeNet.
+RESPONSES = [
+    Values("AlexNet", (4, 55, 55, 96)),
+    Values("AlexNet", (4, 27, 27, 256)),
+    Values("GoogLeNet", (4, 56, 56, 64)),
+]
+
 # What dropout sees: the results of pools, and of a dense layer.
 DROPOUTS = [
     Values("MNIST", (100, 14, 14, 32)),

@@ -78,6 +78,17 @@ def test_max_pool_grad(layer: shapes.Pool, compare: Callable[..., None]) -> None
     compare("max_pool_grad", layer, x, y, dy, layer.taps, layer.stride, layer.padding)
 
 
+@layers(shapes.POOLS)
+def test_avg_pool(layer: shapes.Pool, compare: Callable[..., None]) -> None:
+    compare("avg_pool2d", layer, *normal(layer.x), layer.taps, layer.stride, layer.padding)
+
+
+@layers(shapes.POOLS)
+def test_avg_pool_grad(layer: shapes.Pool, compare: Callable[..., None]) -> None:
+    (dy,) = normal(layer.y)
+    compare("avg_pool_grad", layer, layer.x, dy, layer.taps, layer.stride, layer.padding)
+
+
 @layers(shapes.ACTIVATIONS)
 def test_relu(layer: shapes.Values, compare: Callable[..., None]) -> None:
     compare("relu", layer, *normal(layer.shape))
@@ -89,6 +100,18 @@ def test_relu_grad(layer: shapes.Values, compare: Callable[..., None]) -> None:
 
 
 @layers(shapes.ACTIVATIONS)
+@pytest.mark.parametrize("op", ["sigmoid", "tanh"])
+def test_sigmoid_and_tanh(op: str, layer: shapes.Values, compare: Callable[..., None]) -> None:
+    compare(op, layer, *normal(layer.shape))
+
+
+@layers(shapes.ACTIVATIONS)
+@pytest.mark.parametrize("op", ["sigmoid_grad", "tanh_grad"])
+def test_sigmoid_and_tanh_grad(op: str, layer: shapes.Values, compare: Callable[..., None]) -> None:
+    compare(op, layer, *normal(layer.shape, layer.shape))
+
+
+@layers(shapes.ACTIVATIONS)
 def test_bias_add(layer: shapes.Values, compare: Callable[..., None]) -> None:
     compare("bias_add", layer, *normal(layer.shape, layer.shape[-1:]))
 
@@ -96,6 +119,31 @@ def test_bias_add(layer: shapes.Values, compare: Callable[..., None]) -> None:
 @layers(shapes.ACTIVATIONS)
 def test_bias_add_grad(layer: shapes.Values, compare: Callable[..., None]) -> None:
     compare("bias_add_grad", layer, *normal(layer.shape))
+
+
+@layers(shapes.NORMALIZED)
+def test_moments(layer: shapes.Values, compare: Callable[..., None]) -> None:
+    compare("moments", layer, *normal(layer.shape))
+
+
+@layers(shapes.NORMALIZED)
+@pytest.mark.parametrize("op", ["batch_normalization", "batch_normalization_grad"])
+def test_batch_normalization(op: str, layer: shapes.Values, compare: Callable[..., None]) -> None:
+    dy, x, offset, scale = normal(layer.shape, layer.shape, layer.shape[-1:], layer.shape[-1:])
+    mean, variance = nn.moments(x)
+    if op == "batch_normalization":
+        compare(op, layer, x, mean, variance, offset, scale, 0.001)
+    else:
+        compare(op, layer, dy, x, mean, variance, scale, 0.001)
+
+
+@layers(shapes.RESPONSES)
+@pytest.mark.parametrize("op", ["local_response_normalization", "lrn_grad"])
+def test_local_response_normalization(op: str, layer: shapes.Values, compare: Callable[..., None]) -> None:
+    dy, x = normal(layer.shape, layer.shape)
+    how = 2, 2.0, 1e-4, 0.75  # AlexNet's
+    y = nn.lrn(x, *how)
+    compare(op, layer, *((dy, x, y) if op == "lrn_grad" else (x,)), *how)
 
 
 @layers(shapes.DROPOUTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -150,17 +151,27 @@ def sizes(name: str, value: Any) -> tuple[int, ...]:
     return tuple(whole(name, number, 0) for number in numbers)
 
 
-def rate(name: str, value: Any) -> float:
-    """A number in [0, 1)."""
+def number(name: str, value: Any, least: float = -math.inf) -> float:
+    """A finite number of at least `least`."""
     if isinstance(value, str):
         raise TypeError(f"{name} must be a number, not {value!r}")
     try:
-        number = float(value)
+        result = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, not {show(value)}") from None
-    if not 0 <= number < 1:
+    if not math.isfinite(result):
+        raise ValueError(f"{name} must be finite, not {show(value)}")
+    if result < least:
+        raise ValueError(f"{name} must be at least {least}, not {show(value)}")
+    return result
+
+
+def rate(name: str, value: Any) -> float:
+    """A number in [0, 1)."""
+    result = number(name, value)
+    if not 0 <= result < 1:
         raise ValueError(f"{name} must be at least 0 and below 1, not {show(value)}")
-    return number
+    return result
 
 
 def same_shape(name: str, a: NDArray, shape: tuple[int, ...], why: str) -> None:

@@ -29,6 +29,11 @@ def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return np.zeros(shape)
 
 
+def ones(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """All ones; draws nothing."""
+    return np.ones(shape)
+
+
 @dataclass(frozen=True)
 class random_normal:  # a class, so that it can be pickled, under the name of a function
     """N(0, stddev**2), as TensorFlow's `tf.random_normal(shape, stddev=...)`."""
@@ -64,6 +69,7 @@ def he_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 _BY_NAME: dict[str, Initializer] = {
+    "ones": ones,
     "zeros": zeros,
     "glorot_uniform": glorot_uniform,
     "glorot_normal": glorot_normal,
@@ -97,6 +103,7 @@ def _uniform(rng: np.random.Generator, shape: tuple[int, ...], bound_squared: fl
 
 def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...], variance: float) -> np.ndarray:
     values = rng.standard_normal(shape)
-    while (outside := np.abs(values) > 2).any():
+    while (outside := (values > 2) | (values < -2)).any():
         values[outside] = rng.standard_normal(np.count_nonzero(outside))
-    return values * (math.sqrt(variance) / _TRUNCATED_STDDEV)
+    values *= math.sqrt(variance) / _TRUNCATED_STDDEV  # in place: a large layer's is hundreds of megabytes
+    return values

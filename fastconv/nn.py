@@ -13,6 +13,8 @@ same signature.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -24,11 +26,13 @@ from fastconv._convolution import Convolution
 from fastconv._kernels import conv2d as _conv2d
 from fastconv._kernels import elementwise as _elementwise
 from fastconv._kernels import memory
+from fastconv._kernels import norm as _norm
 from fastconv._kernels import pool as _pool
 
 # What a memory-bound pass costs per element, in multiply-adds of the convolution kernels (see threads.GRAIN).
 PASS = 16
 RANDOM_PASS = 64
+LRN_PASS = 64
 
 _POINT = geometry.forward_sweep(
     geometry.axis(1, 1, 1, 1, "VALID")
@@ -284,6 +288,71 @@ def _max_pool(
     return y, argmax, x.shape
 
 
+def avg_pool2d(
+    input: ArrayLike,
+    ksize: IntOrInts,
+    strides: IntOrInts,
+    padding: Padding,
+    data_format: str = "NHWC",
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """Mean of each window of each channel: the sum of the pixels in it divided by their number.
+
+    Padding is not counted, as in TensorFlow, whether it is SAME's or explicit.
+
+    Args:
+        input, ksize, strides, padding, data_format, num_threads: as for max_pool2d.
+
+    Returns:
+        [N, OH, OW, C].
+    """
+    arguments.nhwc(data_format)
+    (x,) = arguments.arrays(input=(input, 4))
+    vertical, horizontal = windows.pooling(x.shape, ksize, strides, padding, "input")
+    y = memory.empty((x.shape[0], vertical.out, horizontal.out, x.shape[3]), x.dtype)
+    n = threads.resolve(num_threads, x.size * PASS)
+    if y.size:
+        _pool.avg_pool(y, x, vertical, horizontal, n)
+    return y
+
+
+avg_pool = avg_pool2d
+
+
+def avg_pool_grad(
+    orig_input_shape: ArrayLike,
+    grad: ArrayLike,
+    ksize: IntOrInts,
+    strides: IntOrInts,
+    padding: Padding,
+    data_format: str = "NHWC",
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """Gradient of avg_pool2d with respect to its input: `grad` is shared out evenly among the pixels of each
+    window.
+
+    Args:
+        orig_input_shape: the four sizes of what avg_pool2d was given, [N, H, W, C].
+        grad: gradient of its result, [N, OH, OW, C].
+        ksize, strides, padding, data_format, num_threads: as given to avg_pool2d.
+
+    Returns:
+        [N, H, W, C].
+    """
+    arguments.nhwc(data_format)
+    shape = arguments.sizes("orig_input_shape", orig_input_shape)
+    (dy,) = arguments.arrays(grad=(grad, 4))
+    vertical, horizontal = windows.pooling(shape, ksize, strides, padding, "orig_input_shape")
+    _check_gradient("grad", dy, (shape[0], vertical.out, horizontal.out, shape[3]))
+    dx = memory.empty(shape, dy.dtype)
+    n = threads.resolve(num_threads, dx.size * PASS)
+    if dx.size:
+        _pool.avg_pool_grad(dx, dy, vertical, horizontal, n)
+    return dx
+
+
 # ---------------------------------------------------------------------------------------------- elementwise
 
 
@@ -312,6 +381,58 @@ def relu_grad(gradients: ArrayLike, features: ArrayLike, *, num_threads: int | N
         _elementwise.relu_grad(
             dx.reshape(-1), dy.reshape(-1), x.reshape(-1), threads.resolve(num_threads, x.size * PASS)
         )
+    return dx
+
+
+def sigmoid(x: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """1 / (1 + exp(-x)), elementwise, without overflow; a NaN stays a NaN."""
+    threads.resolve(num_threads, 0)
+    a = arguments.array("x", x)
+    y = memory.empty(a.shape, a.dtype)
+    np.exp(np.negative(np.abs(a, out=y), out=y), out=y)  # at most 1
+    numerator = np.maximum(y, a >= 0)  # 1 where x >= 0; np.where takes ten times as long on random signs
+    y += 1
+    return np.divide(numerator, y, out=y)
+
+
+def sigmoid_grad(y: ArrayLike, dy: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """Gradient of sigmoid: dy * y * (1 - y).
+
+    Args:
+        y: sigmoid's result, any shape.
+        dy: gradient of that result, the same shape.
+    """
+    return _grad_of_result(_elementwise.sigmoid_grad, y, dy, num_threads)
+
+
+def tanh(x: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """Hyperbolic tangent, elementwise; a NaN stays a NaN."""
+    threads.resolve(num_threads, 0)
+    a = arguments.array("x", x)
+    return np.tanh(a, out=memory.empty(a.shape, a.dtype))
+
+
+def tanh_grad(y: ArrayLike, dy: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """Gradient of tanh: dy * (1 - y ** 2).
+
+    Args:
+        y: tanh's result, any shape.
+        dy: gradient of that result, the same shape.
+    """
+    return _grad_of_result(_elementwise.tanh_grad, y, dy, num_threads)
+
+
+def _grad_of_result(
+    driver: Callable[..., None], y: ArrayLike, dy: ArrayLike, num_threads: int | None
+) -> NDArray:
+    """The gradient of an elementwise function that is known from its result."""
+    result = arguments.array("y", y)
+    result, gradient = arguments.arrays(y=(result, result.ndim), dy=(dy, result.ndim))
+    _check_gradient("dy", gradient, result.shape)
+    dx = memory.empty(result.shape, result.dtype)
+    n = threads.resolve(num_threads, result.size * PASS)
+    if result.size:
+        driver(dx.reshape(-1), result.reshape(-1), gradient.reshape(-1), n)
     return dx
 
 
@@ -368,6 +489,228 @@ def dropout(x: ArrayLike, rate: float, *, seed: int, num_threads: int | None = N
         n = threads.resolve(num_threads, a.size * RANDOM_PASS)
         _elementwise.dropout(y.reshape(-1), a.reshape(-1), seed, int(rate * (1 << 32)), 1 / (1 - rate), n)
     return y
+
+
+# ---------------------------------------------------------------------------------------------- normalization
+
+
+def moments(x: ArrayLike, *, num_threads: int | None = None) -> tuple[NDArray, NDArray]:
+    """Mean and variance of each channel of x [..., C], over all axes but the last.
+
+    The variance is the biased one, the mean of (x - mean) ** 2; its sums are taken around means, in
+    float64, so that it stays right where the mean is large.  Both are NaN where there is nothing to average.
+
+    Returns:
+        mean [C], variance [C].
+    """
+    a = arguments.as_array("x", x)
+    (a,) = arguments.arrays(x=(a, max(a.ndim, 1)))
+    c = a.shape[-1]
+    mean, variance = memory.empty((c,), a.dtype), memory.empty((c,), a.dtype)
+    n = threads.resolve(num_threads, a.size * PASS)
+    if a.size:
+        _norm.moments(mean, variance, a.reshape(-1, c), n)
+    else:
+        mean.fill(np.nan)
+        variance.fill(np.nan)
+    return mean, variance
+
+
+def batch_normalization(
+    x: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
+    offset: ArrayLike | None,
+    scale: ArrayLike | None,
+    variance_epsilon: float,
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """Batch normalization of each channel (Ioffe and Szegedy, ICML 2015).
+
+        y[..., c] = (x[..., c] - mean[c]) / sqrt(variance[c] + variance_epsilon) * scale[c] + offset[c]
+
+    Args:
+        x: [..., C].
+        mean, variance: [C]; of x, as `moments` gives them, to train; running averages to predict.
+        offset: [C] or None for zeros; beta in the paper and in Keras.
+        scale: [C] or None for ones; gamma.
+        variance_epsilon: at least 0.
+        num_threads: for this call.
+
+    Returns:
+        [..., C].
+    """
+    given = {"mean": mean, "variance": variance, "offset": offset, "scale": scale}
+    arrays, epsilon = _normalized({"x": x}, given, variance_epsilon)
+    a, mean = arrays["x"], arrays["mean"]
+    y = memory.empty(a.shape, a.dtype)
+    n = threads.resolve(num_threads, a.size * PASS)
+    if a.size:
+        with np.errstate(all="ignore"):  # what is not finite says so itself
+            gain = (_inverse_deviation(arrays["variance"], epsilon) * arrays.get("scale", 1)).astype(a.dtype)
+        offset = arrays.get("offset", np.zeros_like(mean))
+        _norm.normalize(_rows(y), _rows(a), mean, gain, offset, n)
+    return y
+
+
+def batch_normalization_grad(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
+    scale: ArrayLike | None,
+    variance_epsilon: float,
+    is_training: bool = True,
+    *,
+    num_threads: int | None = None,
+) -> tuple[NDArray, NDArray, NDArray]:
+    """Gradients of batch_normalization with respect to x, scale and offset.
+
+        r = 1 / sqrt(variance + variance_epsilon);  normal = (x - mean) * r
+        doffset = sum of dy;  dscale = sum of dy * normal        (over all axes but the last)
+        dx = scale * r * (dy - doffset / M - normal * dscale / M)     M elements in a channel
+        dx = scale * r * dy                                           if not is_training
+
+    Args:
+        dy: gradient of the result, [..., C].
+        x, mean, variance, scale, variance_epsilon: as given to batch_normalization.
+        is_training: whether mean and variance are those of x, which then change with it, and not constants.
+        num_threads: for this call.
+
+    Returns:
+        dx [..., C], dscale [C], doffset [C]; the sums are zeros for an empty batch.
+    """
+    arguments.choice("is_training", is_training, (True, False))
+    given = {"mean": mean, "variance": variance, "scale": scale}
+    arrays, epsilon = _normalized({"x": x, "dy": dy}, given, variance_epsilon)
+    a, gradient, mean = arrays["x"], arrays["dy"], arrays["mean"]
+    _check_gradient("dy", gradient, a.shape)
+    dx = memory.empty(a.shape, a.dtype)
+    sums = np.zeros((2, mean.size))
+    n = threads.resolve(num_threads, 2 * a.size * PASS)
+    if a.size:
+        _norm.normalize_sums(sums, _rows(gradient), _rows(a), mean, n)
+    with np.errstate(all="ignore"):
+        r = _inverse_deviation(arrays["variance"], epsilon)
+        gain = (r * arrays.get("scale", 1)).astype(a.dtype)
+        dscale, doffset = (r * sums[1]).astype(a.dtype), sums[0].astype(a.dtype)
+        if a.size and is_training:
+            means = sums / (a.size // mean.size)
+            level, tilt = means[0].astype(a.dtype), (means[1] * r * r).astype(a.dtype)
+            _norm.normalize_grad(_rows(dx), _rows(gradient), _rows(a), mean, gain, level, tilt, n)
+        elif a.size:
+            zeros = np.zeros_like(mean)
+            _norm.normalize(_rows(dx), _rows(gradient), zeros, gain, zeros, n)
+    return dx, dscale, doffset
+
+
+def local_response_normalization(
+    input: ArrayLike,
+    depth_radius: int = 5,
+    bias: float = 1.0,
+    alpha: float = 1.0,
+    beta: float = 0.5,
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """Local response normalization across channels (Krizhevsky et al., NIPS 2012, section 3.3).
+
+        scale[..., c] = bias + alpha * sum of input[..., c - depth_radius : c + depth_radius + 1] ** 2
+        y = input / scale ** beta
+
+    The sum is not divided by the size of its window, and has fewer channels at the ends.  A beta of 0.5 or
+    0.75 is fast, any other takes a call of pow for each element.
+
+    Args:
+        input: [N, H, W, C].
+        depth_radius: channels to each side, at least 0.
+        bias, alpha, beta: finite numbers; NaN results where they leave scale negative.
+        num_threads: for this call.
+
+    Returns:
+        [N, H, W, C].
+    """
+    (x,) = arguments.arrays(input=(input, 4))
+    how = _response(depth_radius, bias, alpha, beta, x.shape[3])
+    y = memory.empty(x.shape, x.dtype)
+    n = threads.resolve(num_threads, x.size * LRN_PASS)
+    if x.size:
+        _norm.lrn(_rows(y), _rows(x), *how, n)
+    return y
+
+
+lrn = local_response_normalization
+
+
+def lrn_grad(
+    input_grads: ArrayLike,
+    input_image: ArrayLike,
+    output_image: ArrayLike,
+    depth_radius: int = 5,
+    bias: float = 1.0,
+    alpha: float = 1.0,
+    beta: float = 0.5,
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """Gradient of local_response_normalization with respect to its input.
+
+        dx[..., c] = dy[..., c] / scale[..., c] ** beta - 2 * alpha * beta * x[..., c]
+            * sum of (dy * y / scale)[..., c - depth_radius : c + depth_radius + 1]
+
+    Args:
+        input_grads: dy, the gradient of the result, [N, H, W, C].
+        input_image: x, what local_response_normalization was given, [N, H, W, C].
+        output_image: y, what it returned, [N, H, W, C].
+        depth_radius, bias, alpha, beta, num_threads: as given to local_response_normalization.
+
+    Returns:
+        [N, H, W, C].
+    """
+    named = {"input_grads": input_grads, "input_image": input_image, "output_image": output_image}
+    dy, x, y = arguments.arrays(**{name: (value, 4) for name, value in named.items()})
+    _check_gradient("input_grads", dy, x.shape)
+    arguments.same_shape("output_image", y, x.shape, "that of input_image")
+    how = _response(depth_radius, bias, alpha, beta, x.shape[3])
+    dx = memory.empty(x.shape, x.dtype)
+    n = threads.resolve(num_threads, x.size * LRN_PASS)
+    if x.size:
+        _norm.lrn_grad(_rows(dx), _rows(dy), _rows(x), _rows(y), *how, n)
+    return dx
+
+
+def _response(
+    depth_radius: int, bias: float, alpha: float, beta: float, channels: int
+) -> tuple[int, float, float, float]:
+    """The checked arguments of a local response normalization; the radius no larger than it can reach."""
+    radius = min(arguments.whole("depth_radius", depth_radius, 0), max(channels - 1, 0))
+    numbers = (("bias", bias), ("alpha", alpha), ("beta", beta))
+    return radius, *(arguments.number(name, value) for name, value in numbers)
+
+
+def _normalized(
+    whole: dict[str, ArrayLike], channels: dict[str, ArrayLike | None], variance_epsilon: float
+) -> tuple[dict[str, NDArray], float]:
+    """The arrays [..., C] and [C] of a batch normalization by name, without those that are None."""
+    x = arguments.as_array("x", whole["x"])
+    named = {name: (value, max(x.ndim, 1)) for name, value in whole.items()}
+    optional = ("offset", "scale")
+    named |= {k: (v, 1) for k, v in channels.items() if v is not None or k not in optional}
+    arrays = dict(zip(named, arguments.arrays(**named), strict=True))
+    for name in channels:
+        if name in arrays:
+            arguments.same_shape(name, arrays[name], x.shape[-1:], "one number per channel of x")
+    return arrays, arguments.number("variance_epsilon", variance_epsilon, 0)
+
+
+def _inverse_deviation(variance: NDArray, epsilon: float) -> NDArray:
+    return 1 / np.sqrt(variance.astype(np.float64) + epsilon)
+
+
+def _rows(a: NDArray) -> NDArray:
+    """[..., C] as rows of channels."""
+    return a.reshape(-1, a.shape[-1])
 
 
 # ---------------------------------------------------------------------------------------------- dense layers

@@ -181,6 +181,58 @@ def _winners(x, y, rows, cols):
         yield i, j, wins
 
 
+# ---- average pooling ----
+
+
+def avg_pool2d(
+    input: ArrayLike,
+    ksize: IntOrInts,
+    strides: IntOrInts,
+    padding: Padding,
+    data_format: str = "NHWC",
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """x [N,H,W,C] -> y [N,OH,OW,C], the mean of the pixels that each window sees; padding is not counted."""
+    (x,) = _as_floats(input)
+    rows, cols = _axes(x.shape, ksize, strides, padding)
+    xp = _pad(x, rows, cols)
+    y = np.zeros((len(x), rows.out, cols.out, x.shape[3]), x.dtype)
+    for i, j in _taps(rows, cols):
+        y += _seen(xp, rows, cols, i, j)
+    return y / _pixels_seen(rows, cols).astype(x.dtype)
+
+
+avg_pool = avg_pool2d
+
+
+def avg_pool_grad(
+    orig_input_shape: ArrayLike,
+    grad: ArrayLike,
+    ksize: IntOrInts,
+    strides: IntOrInts,
+    padding: Padding,
+    data_format: str = "NHWC",
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """dy [N,OH,OW,C] -> dx [N,H,W,C]: each pixel that a window sees gets an even share of its dy."""
+    (dy,) = _as_floats(grad)
+    sizes = arguments.sizes("orig_input_shape", orig_input_shape)
+    rows, cols = _axes(sizes, ksize, strides, padding)
+    share = dy / _pixels_seen(rows, cols).astype(dy.dtype)
+    dxp = _pad(np.zeros(sizes, dy.dtype), rows, cols)
+    for i, j in _taps(rows, cols):
+        _seen(dxp, rows, cols, i, j)[...] += share
+    return _unpad(dxp, rows, cols)
+
+
+def _pixels_seen(rows, cols):
+    """[1,OH,OW,1]: how many pixels of the image, not of its padding, lie in each window."""
+    is_pixel = _pad(np.ones((1, rows.size, cols.size, 1), int), rows, cols)
+    return sum(_seen(is_pixel, rows, cols, i, j) for i, j in _taps(rows, cols))
+
+
 # ---- activations, bias, dense ----
 
 
@@ -194,6 +246,31 @@ def relu_grad(gradients: ArrayLike, features: ArrayLike, *, num_threads: int | N
     """dy and x of one shape -> dx: dy where x > 0, else 0; relu's output serves as well as its input x."""
     dy, x = _as_floats(gradients, features)
     return np.where(x > 0, dy, dy.dtype.type(0))
+
+
+def sigmoid(x: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """x of any shape -> 1 / (1 + exp(-x)), from exponentials of at most 1."""
+    (x,) = _as_floats(x)
+    e = np.exp(-np.abs(x))
+    return np.where(x < 0, e / (1 + e), 1 / (1 + e))
+
+
+def sigmoid_grad(y: ArrayLike, dy: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """y (sigmoid's result) and dy of one shape -> dx = dy * y * (1 - y)."""
+    y, dy = _as_floats(y, dy)
+    return dy * (y * (1 - y))
+
+
+def tanh(x: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """x of any shape -> tanh(x)."""
+    (x,) = _as_floats(x)
+    return np.tanh(x)
+
+
+def tanh_grad(y: ArrayLike, dy: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """y (tanh's result) and dy of one shape -> dx = dy * (1 - y**2)."""
+    y, dy = _as_floats(y, dy)
+    return dy * ((1 - y) * (1 + y))
 
 
 def bias_add(value: ArrayLike, bias: ArrayLike, *, num_threads: int | None = None) -> NDArray:
@@ -246,6 +323,117 @@ def _epilogue(y, bias, activation):
     if activation == "relu":
         np.maximum(y, 0, out=y)
     return y
+
+
+# ---- batch normalization ----
+
+
+def moments(x: ArrayLike, *, num_threads: int | None = None) -> tuple[NDArray, NDArray]:
+    """x [..., C] -> mean [C] and variance [C] over all axes but the last; NaN for an empty batch."""
+    (x,) = _as_floats(x)
+    x_mc = _as_matrix(x)
+    with np.errstate(invalid="ignore"):
+        mean = x_mc.sum(axis=0) / len(x_mc)
+        return mean, ((x_mc - mean) ** 2).sum(axis=0) / len(x_mc)
+
+
+def batch_normalization(
+    x: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
+    offset: ArrayLike | None,
+    scale: ArrayLike | None,
+    variance_epsilon: float,
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """x [..., C], all others [C] -> y = (x - mean) / sqrt(variance + epsilon) * scale + offset.
+
+    Source: Ioffe and Szegedy, "Batch normalization", ICML 2015, algorithm 1.
+    """
+    x, mean, variance, offset, scale = _as_floats(x, mean, variance, offset, scale)
+    y = (x - mean) / np.sqrt(variance + float(variance_epsilon))
+    if scale is not None:
+        y *= scale
+    if offset is not None:
+        y += offset
+    return y
+
+
+def batch_normalization_grad(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
+    scale: ArrayLike | None,
+    variance_epsilon: float,
+    is_training: bool = True,
+    *,
+    num_threads: int | None = None,
+) -> tuple[NDArray, NDArray, NDArray]:
+    """dy and x [..., C] -> dx [..., C], dscale [C], doffset [C].
+
+    In training each element of x also moves its channel's mean and variance: what that does to all the
+    others is taken off dy.
+    """
+    dy, x, mean, variance, scale = _as_floats(dy, x, mean, variance, scale)
+    r = 1 / np.sqrt(variance + float(variance_epsilon))
+    normal = (x - mean) * r
+    doffset, dscale = _as_matrix(dy).sum(axis=0), _as_matrix(dy * normal).sum(axis=0)
+    if is_training:
+        m = max(len(_as_matrix(x)), 1)
+        dy = dy - doffset / m - normal * (dscale / m)
+    return dy * (r if scale is None else r * scale), dscale, doffset
+
+
+# ---- local response normalization ----
+
+
+def local_response_normalization(
+    input: ArrayLike,
+    depth_radius: int = 5,
+    bias: float = 1.0,
+    alpha: float = 1.0,
+    beta: float = 0.5,
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """x [N,H,W,C] -> y = x / scale**beta, scale = bias + alpha * sum of the squares of the channels around.
+
+    Source: Krizhevsky, Sutskever and Hinton, "ImageNet classification with deep convolutional neural
+    networks", NIPS 2012, section 3.3; the radius and the undivided sum are TensorFlow's.
+    """
+    (x,) = _as_floats(input)
+    scale = float(bias) + float(alpha) * _sum_around(x * x, depth_radius)
+    return x * scale ** -float(beta)
+
+
+lrn = local_response_normalization
+
+
+def lrn_grad(
+    input_grads: ArrayLike,
+    input_image: ArrayLike,
+    output_image: ArrayLike,
+    depth_radius: int = 5,
+    bias: float = 1.0,
+    alpha: float = 1.0,
+    beta: float = 0.5,
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """dy, x and y [N,H,W,C] -> dx: a channel counts in its own result and in the scales of those around."""
+    dy, x, y = _as_floats(input_grads, input_image, output_image)
+    scale = float(bias) + float(alpha) * _sum_around(x * x, depth_radius)
+    others = _sum_around(dy * y / scale, depth_radius)
+    return dy * scale ** -float(beta) - 2 * float(alpha) * float(beta) * x * others
+
+
+def _sum_around(a, radius):
+    """[..., C] -> [..., C]: each channel's sum with the `radius` channels to each side, or what there is."""
+    radius = min(radius, a.shape[-1])
+    around = [(0, 0)] * (a.ndim - 1) + [(radius, radius)]
+    return sliding_window_view(np.pad(a, around), 2 * radius + 1, axis=-1).sum(axis=-1)
 
 
 # ---- dropout ----

@@ -15,11 +15,12 @@ import numpy as np
 
 from fastconv import _arguments as arguments
 from fastconv import checkpoints, losses, nn
-from fastconv.layers import Dropout, Sequential
+from fastconv.layers import BatchNormalization, Dropout, Sequential
 
 # Examples that pass through the net at once where nothing is trained: enough work to share among cores, while
 # the largest activation of the document's nets (28x28x32 floats an example) takes 10 MB.
 EVALUATION_BATCH = 100
+EVALUATION_FLOATS = 25_000_000  # and fewer where the largest activation of so many would be above 100 MB
 
 
 class Optimizer(Protocol):
@@ -81,7 +82,7 @@ class Classifier:
         x = self._inputs(x)
         logits = np.empty((len(x), self.classes), self.net.parameters.dtype)
         with self._testing(keep_prob) as training:
-            for part in _batches(len(x), EVALUATION_BATCH):
+            for part in _batches(len(x), self._evaluation_batch()):
                 logits[part], _ = self.net(self._images(x[part]), training)
         return logits
 
@@ -107,7 +108,8 @@ class Classifier:
 
         validation_data: (x, y), evaluated after each epoch. keep_prob: as for `train`. verbose: 0 prints
         nothing, 2 one line an epoch, 1 the line and, if tqdm is installed and standard error is a terminal, a
-        progress bar within the epoch. An interrupt (Ctrl-C) leaves the model as the last whole step left it.
+        progress bar within the epoch. An interrupt (Ctrl-C) leaves the parameters as the last whole step left
+        them.
         """
         x, y = self._examples(x, y)
         validation = None if validation_data is None else self._validation(validation_data)
@@ -130,7 +132,7 @@ class Classifier:
         return history
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the parameters to exactly this path; a kill at any moment leaves the old file or the new."""
+        """Write all weights to exactly this path; a kill at any moment leaves the old file or the new."""
         checkpoints.save(path, self.net.weights, type(self).__name__)
 
     def load(self, path: str | os.PathLike[str]) -> None:
@@ -175,7 +177,7 @@ class Classifier:
     def _evaluate(self, x: np.ndarray, y: np.ndarray, keep_prob: float) -> tuple[float, float]:
         loss = correct = 0.0
         with self._testing(keep_prob) as training:
-            for part in _batches(len(x), EVALUATION_BATCH):
+            for part in _batches(len(x), self._evaluation_batch()):
                 logits, _ = self.net(self._images(x[part]), training)
                 targets = losses.one_hot(y[part], self.classes, logits.dtype)
                 loss += float(nn.softmax_cross_entropy_with_logits(targets, logits).sum(dtype=np.float64))
@@ -198,12 +200,28 @@ class Classifier:
 
     @contextlib.contextmanager
     def _testing(self, keep_prob: float) -> Iterator[bool]:
-        """Gives the net's `training`. With keep_prob 1 nothing is touched, so that threads may predict."""
+        """Gives the net's `training`. With keep_prob 1 nothing is touched, so that threads may predict.
+
+        Below 1 the net trains for the dropouts' sake; the statistics of batch normalization stay out of it.
+        """
         if keep_prob == 1:
             yield False
-        else:
-            with self._dropping(keep_prob):
+            return
+        norms = [layer for _, layer in self.net.members() if isinstance(layer, BatchNormalization)]
+        frozen = [layer.frozen for layer in norms]
+        with self._dropping(keep_prob):
+            try:
+                for layer in norms:
+                    layer.frozen = True
                 yield True
+            finally:
+                for layer, was in zip(norms, frozen, strict=True):
+                    layer.frozen = was
+
+    def _evaluation_batch(self) -> int:
+        """How many examples pass through the net at once where nothing is trained."""
+        largest = max(math.prod(shape) for shape in (self.net.input_shape, *self.net.output_shapes))
+        return max(1, min(EVALUATION_BATCH, EVALUATION_FLOATS // largest))
 
     def _images(self, x: np.ndarray) -> np.ndarray:
         return x.reshape(len(x), *self.net.input_shape)

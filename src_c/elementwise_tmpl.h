@@ -15,6 +15,22 @@ static void FN(relu_grad)(void *dx_, const void *dy_, const void *y_, fc_index n
         dx[i] = y[i] > 0 ? dy[i] : 0;
 }
 
+static void FN(sigmoid_grad)(void *dx_, const void *y_, const void *dy_, fc_index n)
+{
+    T *dx = dx_;
+    const T *y = y_, *dy = dy_;
+    for (fc_index i = 0; i < n; i++)
+        dx[i] = dy[i] * (y[i] * (1 - y[i]));
+}
+
+static void FN(tanh_grad)(void *dx_, const void *y_, const void *dy_, fc_index n)
+{
+    T *dx = dx_;
+    const T *y = y_, *dy = dy_;
+    for (fc_index i = 0; i < n; i++)
+        dx[i] = dy[i] * ((1 - y[i]) * (1 + y[i])); /* exact where y is near 1, unlike 1 - y * y */
+}
+
 static void FN(add)(void *y_, const void *x_, fc_index n)
 {
     T *restrict y = y_;

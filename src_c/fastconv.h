@@ -92,6 +92,14 @@ typedef struct fc_kernels {
     void (*max_pool_grad_row)(void *dx, const void *x, const void *y, const void *dy, fc_index x_row, fc_index h,
                               const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c, fc_index count, int fresh);
 
+    /* Average pooling of one output row, as max_pool_row: the sum of a window's pixels, row by row, divided by their number,
+     * which counts no padding.  And its gradient: dx at each pixel of the window += dy divided by that number; count and
+     * fresh as in max_pool_grad_row.  OUT y[ow][c]; INOUT dx (laid out as x); IN x, dy[ow][c]. */
+    void (*avg_pool_row)(void *y, const void *x, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,
+                         fc_index ow, fc_index c);
+    void (*avg_pool_grad_row)(void *dx, const void *dy, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,
+                              fc_index ow, fc_index c, fc_index count, int fresh);
+
     /* The two ends of the chain convolution, relu, 2x2 max pooling in steps of 2, whose dense arrays are never formed.
      *
      * pool_windows: the maxima of rows x columns pixels x[r * x_row + q * x_pixel + channel], n channels, into
@@ -109,12 +117,41 @@ typedef struct fc_kernels {
 
     /* Elementwise, n elements.  y and x may be the same array. */
     void (*relu)(void *y, const void *x, fc_index n);
-    void (*relu_grad)(void *dx, const void *dy, const void *y, fc_index n); /* dy where y > 0, else 0 */
-    void (*add)(void *y, const void *x, fc_index n);                        /* y += x */
+    void (*relu_grad)(void *dx, const void *dy, const void *y, fc_index n);    /* dy where y > 0, else 0 */
+    void (*sigmoid_grad)(void *dx, const void *y, const void *dy, fc_index n); /* dy y (1 - y) */
+    void (*tanh_grad)(void *dx, const void *y, const void *dy, fc_index n);    /* dy (1 - y^2) */
+    void (*add)(void *y, const void *x, fc_index n);                           /* y += x */
 
     /* Rows of c channels. */
     void (*bias_add)(void *y, const void *x, const void *bias, fc_index rows, fc_index c);
     void (*column_sum)(void *sum, const void *x, fc_index rows, fc_index c); /* sum[c] = over rows of x */
+
+    /* Batch normalization of rows of c channels.  Sums are double whatever the elements are.
+     *
+     *     moments         sums[0][c] is the mean of `before` rows and sums[1][c] the sum of their squared deviations from it;
+     *                     zeros if before is 0.  They become those of these rows too, whose column_sum is total[c].
+     *     normalize       y = (x - mean) * gain + offset
+     *     normalize_sums  sums[0][c] += dy,  sums[1][c] += dy * (x - mean)  over the rows
+     *     normalize_grad  dx = (dy - level - (x - mean) * tilt) * gain
+     *
+     * OUT y, dx; INOUT sums[2][c]; IN total, mean, gain, offset, level, tilt [c], x and dy [rows][c]. */
+    void (*moments)(double *sums, fc_index before, const void *total, const void *x, fc_index rows, fc_index c);
+    void (*normalize)(void *y, const void *x, const void *mean, const void *gain, const void *offset, fc_index rows, fc_index c);
+    void (*normalize_sums)(double *sums, const void *dy, const void *x, const void *mean, fc_index rows, fc_index c);
+    void (*normalize_grad)(void *dx, const void *dy, const void *x, const void *mean, const void *gain, const void *level,
+                           const void *tilt, fc_index rows, fc_index c);
+
+    /* Local response normalization of rows of c channels, and its gradient; channels outside 0 .. c - 1 are zeros:
+     *
+     *     scale[ch] = bias + alpha * sum over |k| <= radius of x[ch + k] ** 2
+     *     y = x / scale ** beta
+     *     dx[ch] = dy[ch] / scale[ch] ** beta - 2 alpha beta x[ch] * sum over |k| <= radius of (dy y / scale)[ch + k]
+     *
+     * OUT y or dx; scratch memory padded[rows * (c + radius) + radius + vl]; IN x, y and dy, [rows][c]. */
+    void (*lrn)(void *y, void *padded, const void *x, fc_index rows, fc_index c, fc_index radius, double bias, double alpha,
+                double beta);
+    void (*lrn_grad)(void *dx, void *padded, const void *dy, const void *x, const void *y, fc_index rows, fc_index c,
+                     fc_index radius, double bias, double alpha, double beta);
 
     /* Inverted dropout of elements 4 * block .. of an array: x * scale where the element's 32 random bits are at least
      * `threshold`, else 0.  Random bits: Philox4x32-10, key = seed, counter = element / 4, word = element % 4

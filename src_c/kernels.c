@@ -15,15 +15,18 @@
 #define T float
 #define INT int32_t
 #define SQRT sqrtf
+#define POW powf
 #define DTYPE f32
 #include "kernels_tmpl.h"
 #undef T
 #undef INT
 #undef SQRT
+#undef POW
 #undef DTYPE
 
 #define T double
 #define INT int64_t
 #define SQRT sqrt
+#define POW pow
 #define DTYPE f64
 #include "kernels_tmpl.h"

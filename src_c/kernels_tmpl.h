@@ -1,4 +1,4 @@
-/* The templates for one dtype, and the table that exports them.  Parameters: T, INT, SQRT, DTYPE, FC_ISA. */
+/* The templates for one dtype, and the table that exports them.  Parameters: T, INT, SQRT, POW, DTYPE, FC_ISA. */
 #define FN(name) PASTE(fc_##name, DTYPE, FC_ISA)
 
 #include "types_tmpl.h"
@@ -6,6 +6,7 @@
 #include "winograd_tmpl.h"
 #include "pool_tmpl.h"
 #include "elementwise_tmpl.h"
+#include "norm_tmpl.h"
 
 const fc_kernels FN(kernels) = {
     .isa = STRING(FC_ISA),
@@ -21,13 +22,23 @@ const fc_kernels FN(kernels) = {
     .max_pool_row = FN(max_pool_row),
     .max_pool_argmax_row = FN(max_pool_argmax_row),
     .max_pool_grad_row = FN(max_pool_grad_row),
+    .avg_pool_row = FN(avg_pool_row),
+    .avg_pool_grad_row = FN(avg_pool_grad_row),
     .pool_windows = FN(pool_windows),
     .unpool = FN(unpool),
     .relu = FN(relu),
     .relu_grad = FN(relu_grad),
+    .sigmoid_grad = FN(sigmoid_grad),
+    .tanh_grad = FN(tanh_grad),
     .add = FN(add),
     .bias_add = FN(bias_add),
     .column_sum = FN(column_sum),
+    .moments = FN(moments),
+    .normalize = FN(normalize),
+    .normalize_sums = FN(normalize_sums),
+    .normalize_grad = FN(normalize_grad),
+    .lrn = FN(lrn),
+    .lrn_grad = FN(lrn_grad),
     .dropout = FN(dropout),
     .adam = FN(adam),
     .sgd = FN(sgd),

@@ -1,4 +1,4 @@
-/* Max pooling, channels in the lanes.  The contract stands in fastconv.h.
+/* Pooling, channels in the lanes.  The contract stands in fastconv.h.
  *
  * Order and NaN: pixels of a window are visited row by row, and a later one replaces the maximum only if it is greater, or if it
  * is the first NaN.  So ties go to the first pixel and a NaN always comes out.
@@ -86,6 +86,55 @@ static void FN(max_pool_grad_row)(void *dx_, const void *x_, const void *y_, con
                         FN(store)(dx + at, part);
                 }
         }
+}
+
+static void FN(avg_pool_row)(void *y_, const void *x_, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,
+                             fc_index ow, fc_index c)
+{
+    T *y = y_;
+    const T *x = x_;
+    for (fc_index i = 0; i < ow; i++) {
+        const vec area = FN(splat)((T)(h * (hi[i] - lo[i])));
+        for (fc_index ch = 0; ch < c; ch += VL) {
+            const fc_index lanes = c - ch;
+            vec sum = {0};
+            for (fc_index r = 0; r < h; r++)
+                for (fc_index column = lo[i]; column < hi[i]; column++) {
+                    const T *at = x + r * x_row + column * c + ch;
+                    sum += lanes < VL ? FN(load_part)(at, lanes) : FN(load)(at);
+                }
+            if (lanes < VL)
+                FN(store_part)(y + i * c + ch, sum / area, lanes);
+            else
+                FN(store)(y + i * c + ch, sum / area);
+        }
+    }
+}
+
+static void FN(avg_pool_grad_row)(void *dx_, const void *dy_, fc_index x_row, fc_index h, const fc_index *lo,
+                                  const fc_index *hi, fc_index ow, fc_index c, fc_index count, int fresh)
+{
+    T *dx = dx_;
+    const T *dy = dy_;
+    for (fc_index i = 0; i < ow; i++) {
+        const vec area = FN(splat)((T)(h * (hi[i] - lo[i])));
+        for (fc_index ch = 0; ch < count; ch += VL) {
+            const fc_index lanes = count - ch, out = i * c + ch;
+            const int partial = lanes < VL;
+            const vec share = (partial ? FN(load_part)(dy + out, lanes) : FN(load)(dy + out)) / area;
+            for (fc_index r = 0; r < h; r++)
+                for (fc_index column = lo[i]; column < hi[i]; column++) {
+                    T *at = dx + r * x_row + column * c + ch;
+                    vec part = share;
+                    if (!fresh)
+                        part += partial ? FN(load_part)(at, lanes) : FN(load)(at);
+                    if (partial)
+                        FN(store_part)(at, part, lanes);
+                    else
+                        FN(store)(at, part);
+                }
+        }
+    }
 }
 
 /* One window of h x w pixels, 1 or 2 each way. */

@@ -12,11 +12,14 @@ W = np.arange(3 * 3 * 3 * 4, dtype=np.float32).reshape(3, 3, 3, 4) % 5
 B = np.ones(4, np.float32)
 DY = np.ones((2, 3, 3, 4), np.float32)  # of conv2d(X, W, 2, "SAME")
 POOLED = np.ones((2, 3, 3, 3), np.float32)  # of max_pool2d(X, 2, 2, "SAME")
+C = np.arange(1, 4, dtype=np.float32)  # a number for each channel of X
 A, K, DA = np.ones((4, 6), np.float32), np.ones((6, 5), np.float32), np.ones((4, 5), np.float32)
 
 # A right call of each operation, every argument by name.
 WINDOW = {"strides": 2, "padding": "SAME"}
 POOL = {"ksize": 2, **WINDOW}
+RESPONSE = {"depth_radius": 1, "bias": 2.0, "alpha": 0.5, "beta": 0.75}
+NORM = {"mean": C, "variance": C, "variance_epsilon": 0.001}
 RIGHT = {
     "conv2d": {"input": X, "filters": W, **WINDOW, "dilations": 1, "bias": B, "activation": "relu"},
     "conv2d_backprop_input": {
@@ -36,21 +39,33 @@ RIGHT = {
     "max_pool2d": {"input": X, **POOL},
     "max_pool_with_argmax": {"input": X, **POOL},
     "max_pool_grad": {"orig_input": X, "orig_output": POOLED, "grad": POOLED, **POOL},
+    "avg_pool2d": {"input": X, **POOL},
+    "avg_pool_grad": {"orig_input_shape": X.shape, "grad": POOLED, **POOL},
     "relu": {"features": X},
     "relu_grad": {"gradients": X, "features": X},
+    "sigmoid": {"x": X},
+    "sigmoid_grad": {"y": X, "dy": X},
+    "tanh": {"x": X},
+    "tanh_grad": {"y": X, "dy": X},
     "bias_add": {"value": DY, "bias": B},
     "bias_add_grad": {"out_backprop": DY},
     "dense": {"inputs": A, "kernel": K, "bias": np.ones(5, np.float32), "activation": "relu"},
     "dense_backprop_input": {"kernel": K, "out_backprop": DA},
     "dense_backprop_kernel": {"inputs": A, "out_backprop": DA},
+    "moments": {"x": X},
+    "batch_normalization": {"x": X, **NORM, "offset": C, "scale": C},
+    "batch_normalization_grad": {"dy": X, "x": X, **NORM, "scale": C, "is_training": True},
+    "local_response_normalization": {"input": X, **RESPONSE},
+    "lrn_grad": {"input_grads": X, "input_image": X, "output_image": X, **RESPONSE},
     "dropout": {"x": X, "rate": 0.5, "seed": 3},
     "softmax": {"logits": A},
     "softmax_cross_entropy_with_logits": {"labels": A, "logits": A},
 }
 WITH_AXES = {  # arguments of a fixed number of axes
     **dict.fromkeys(["input", "orig_input", "orig_output", "grad", "filters"], 4),
+    **dict.fromkeys(["input_grads", "input_image", "output_image"], 4),
     **dict.fromkeys(["inputs", "kernel"], 2),
-    "bias": 1,
+    **dict.fromkeys(["bias", "mean", "variance", "offset", "scale"], 1),
 }
 
 # What is wrong, by argument: (value, how the message must show it).
@@ -76,6 +91,13 @@ SIZES = [
     (None, "None"),
     ("abcd", "'abcd'"),
 ]
+NO_FINITE_NUMBER = [
+    (float("nan"), "nan"),
+    (float("inf"), "inf"),
+    ("1", "'1'"),
+    (None, "None"),
+    ([1, 2], "[1, 2]"),
+]
 WRONG = {
     "strides": STEPS,
     "dilations": STEPS,
@@ -97,7 +119,13 @@ WRONG = {
     "num_threads": [(0, "0"), (-2, "-2"), (1.5, "1.5"), ("2", "'2'")],
     "input_sizes": SIZES,
     "filter_sizes": SIZES,
+    "orig_input_shape": SIZES,
     "rate": [(1, "1"), (-0.1, "-0.1"), (float("nan"), "nan"), (2, "2"), ("0.5", "'0.5'"), (None, "None")],
+    "variance_epsilon": [(-0.001, "-0.001"), *NO_FINITE_NUMBER],
+    "depth_radius": [(-1, "-1"), (1.5, "1.5"), ("2", "'2'"), (None, "None")],
+    "alpha": NO_FINITE_NUMBER,
+    "beta": NO_FINITE_NUMBER,
+    "is_training": [("yes", "'yes'"), (2, "2"), (None, "None")],
     "seed": [(-1, "-1"), (1 << 64, str(1 << 64)), (0.5, "0.5"), (None, "None"), ("1", "'1'")],
 }
 # Arrays that do not fit the others, by operation and argument.
@@ -115,10 +143,27 @@ MISFITS = [
     ("conv2d_backprop_filter", "out_backprop", DY[:1], "(1, 3, 3, 4)"),
     ("max_pool_grad", "orig_output", POOLED[:, :2], "(2, 2, 3, 3)"),
     ("max_pool_grad", "grad", POOLED[..., :2], "(2, 3, 3, 2)"),
+    ("avg_pool_grad", "grad", POOLED[:, :2], "(2, 2, 3, 3)"),
+    ("avg_pool_grad", "orig_input_shape", (2, 0, 5, 3), "only 0"),
     ("relu_grad", "gradients", X[:1], "(1, 6, 5, 3)"),
+    ("sigmoid_grad", "dy", X[:1], "(1, 6, 5, 3)"),
+    ("tanh_grad", "dy", X[:1], "(1, 6, 5, 3)"),
     ("bias_add", "bias", B[:3], "(3,)"),
     ("bias_add", "value", np.float32(1), "0"),
     ("bias_add_grad", "out_backprop", np.float32(1), "0"),
+    ("moments", "x", np.float32(1), "0"),
+    ("batch_normalization", "x", np.float32(1), "0"),
+    ("batch_normalization", "mean", C[:2], "(2,)"),
+    ("batch_normalization", "variance", B, "(4,)"),
+    ("batch_normalization", "variance", None, "None"),
+    ("batch_normalization", "offset", C[:1], "(1,)"),
+    ("batch_normalization", "scale", B, "(4,)"),
+    ("batch_normalization_grad", "dy", X[:1], "(1, 6, 5, 3)"),
+    ("batch_normalization_grad", "mean", B, "(4,)"),
+    ("batch_normalization_grad", "scale", B, "(4,)"),
+    *(("local_response_normalization", "bias", value, shown) for value, shown in NO_FINITE_NUMBER),
+    ("lrn_grad", "input_grads", X[:1], "(1, 6, 5, 3)"),
+    ("lrn_grad", "output_image", X[:, :5], "(2, 5, 5, 3)"),
     ("dense", "kernel", K[:5], "(5, 5)"),
     ("dense", "bias", B, "(4,)"),
     ("dense_backprop_input", "out_backprop", DA[:, :4], "(4, 4)"),
@@ -139,7 +184,7 @@ def wrong_calls():
                 for value, shown in NO_NUMBERS:
                     yield operation, argument, value, shown
             axes = WITH_AXES.get(argument)
-            if axes:
+            if axes and isinstance(right.get(argument), np.ndarray):  # lrn's bias is a number
                 for value in (np.ones((1,) * (axes - 1), np.float32), np.ones((2,) * (axes + 1), np.float32)):
                     yield operation, argument, value, str(value.ndim)
     yield from MISFITS
@@ -188,6 +233,8 @@ def test_a_window_larger_than_the_padded_image_is_an_error_with_the_sizes(
     ]
     if dilations == 1:
         calls.append(lambda: nn.max_pool2d(x, kernel, 1, padding))
+        calls.append(lambda: nn.avg_pool2d(x, kernel, 1, padding))
+        calls.append(lambda: nn.avg_pool_grad(shape, x, kernel, 1, padding))
     for call in calls:
         with pytest.raises(ValueError) as caught:
             call()
@@ -196,9 +243,10 @@ def test_a_window_larger_than_the_padded_image_is_an_error_with_the_sizes(
 
 def test_a_pool_window_of_padding_alone_is_an_error():
     for padding in ([[0, 0], [2, 0], [0, 0], [0, 0]], [[0, 0], [0, 0], [0, 2], [0, 0]]):
-        with pytest.raises(ValueError, match="padding") as caught:
-            nn.max_pool2d(X, 2, 1, padding)
-        assert str(padding) in str(caught.value)
+        for pool in (nn.max_pool2d, nn.avg_pool2d):
+            with pytest.raises(ValueError, match="padding") as caught:
+                pool(X, 2, 1, padding)
+            assert str(padding) in str(caught.value)
 
 
 # ------------------------------------------------------------ right, in any guise
@@ -284,6 +332,10 @@ def test_zero_axes_stay_zero_axes(value):
     for result in (
         nn.relu(value),
         nn.relu_grad(value, value),
+        nn.sigmoid(value),
+        nn.sigmoid_grad(value, value),
+        nn.tanh(value),
+        nn.tanh_grad(value, value),
         nn.dropout(value, 0, seed=1),
     ):
         assert result.shape == ()
@@ -344,6 +396,8 @@ one = w[:1, :1]
 for large in (10**5, 10**9, 2**31, 2**32, 2**60, 2**63, 2**64):
     right_or_refused("strides", large, lambda s: nn.conv2d(x, w, s, "VALID").tolist() == [[[[9]]]])
     right_or_refused("strides", large, lambda s: nn.max_pool2d(x, 3, s, "SAME").tolist() == [[[[1]]]])
+    right_or_refused("strides", large, lambda s: nn.avg_pool2d(x, 3, s, "SAME").tolist() == [[[[1]]]])
+    right_or_refused("strides", large, lambda s: nn.avg_pool_grad(x.shape, one, 3, s, "SAME").sum() == 1)
     right_or_refused("strides", large, lambda s: grads[0](x.shape, w, one, s, "VALID").sum() == 9)
     right_or_refused("strides", large, lambda s: grads[1](x, w.shape, one, s, "VALID").sum() == 9)
     right_or_refused("dilations", large, lambda d: (nn.conv2d(x, w, 1, "SAME", d) == x).all())

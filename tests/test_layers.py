@@ -12,7 +12,23 @@ import tolerances
 from tolerances import assert_close
 
 from fastconv import initializers, nn
-from fastconv.layers import Conv2D, Dense, Dropout, Flatten, MaxPooling2D, ReLU, Reshape, Sequential
+from fastconv.layers import (
+    Activation,
+    AveragePooling2D,
+    BatchNormalization,
+    Concatenate,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePooling2D,
+    LocalResponseNormalization,
+    MaxPooling2D,
+    ReLU,
+    Reshape,
+    Residual,
+    Sequential,
+)
 
 STEP = 1e-6  # of central differences in float64: their error is about eps / STEP + STEP**2, that is 1e-9
 
@@ -40,6 +56,40 @@ def shared_layer_net():
     return [conv, MaxPooling2D(2, 1, "same"), conv]
 
 
+def inception_net():
+    return Concatenate(
+        [
+            Conv2D(2, 1, activation="relu"),
+            [Conv2D(2, 1, activation="relu"), Conv2D(3, 3, padding="same", activation="tanh")],
+            [MaxPooling2D(3, 1, "same"), Conv2D(1, 1)],
+            AveragePooling2D(3, 1, "same"),
+        ]
+    )
+
+
+def residual_net(shortcut=None, strides=1, filters=2):
+    convs = [
+        Conv2D(filters, 3, strides, "same", use_bias=False),
+        BatchNormalization(),
+        ReLU(),
+        Conv2D(filters, 3, 1, "same"),
+    ]
+    return Residual([*convs, BatchNormalization()], shortcut)
+
+
+def everything_net():
+    return [
+        Conv2D(4, 3, padding="same", activation="tanh"),
+        LocalResponseNormalization(1, 2.0, 0.3, 0.75),
+        inception_net(),
+        residual_net([Conv2D(3, 1, 2), BatchNormalization()], 2, 3),
+        ReLU(),
+        Sequential([Residual(Sequential([Residual(Conv2D(3, 1)), Activation("sigmoid")])), Dropout(0.2)]),
+        GlobalAveragePooling2D(),
+        Dense(3, "sigmoid"),
+    ]
+
+
 NETS = {
     "conv": ((5, 4, 2), lambda: [Conv2D(3, 3)]),
     "conv relu bias": (
@@ -64,6 +114,21 @@ NETS = {
             Sequential([Flatten(), Dense(3)]),
         ],
     ),
+    "average pool": ((5, 6, 2), lambda: [AveragePooling2D(2, padding="same")]),
+    "average pool overlapping": ((5, 6, 1), lambda: [AveragePooling2D((3, 2), (2, 1))]),
+    "global average pool": ((4, 3, 2), lambda: [Conv2D(3, 2), GlobalAveragePooling2D(), Dense(2)]),
+    "activations": ((5,), lambda: [Activation("sigmoid"), Dense(4), Activation("tanh"), Activation("relu")]),
+    "conv tanh": ((4, 4, 2), lambda: [Conv2D(2, 3, activation="tanh"), Conv2D(1, 1, activation="sigmoid")]),
+    "dense sigmoid": ((4,), lambda: [Dense(3, "sigmoid", use_bias=False), Dense(2, "tanh")]),
+    "local response": ((3, 2, 7), lambda: [LocalResponseNormalization(2, 1.5, 0.5, 0.75)]),
+    "local response defaults": ((2, 2, 3), lambda: [LocalResponseNormalization()]),
+    "batch normalization": ((4, 3, 2), lambda: [BatchNormalization(), Conv2D(2, 2), BatchNormalization()]),
+    "batch normalization of vectors": ((5,), lambda: [Dense(4), BatchNormalization(epsilon=0.1), Dense(2)]),
+    "concatenate": ((5, 4, 2), lambda: [inception_net()]),
+    "concatenate vectors": ((3,), lambda: [Concatenate([Dense(2), ReLU(), Flatten()])]),
+    "residual": ((4, 4, 2), lambda: [residual_net()]),
+    "residual projection": ((5, 4, 2), lambda: [residual_net(Conv2D(3, 1, 2), 2, 3), ReLU()]),
+    "everything": ((6, 5, 2), everything_net),
     "document": (
         (6, 6, 1),
         lambda: [
@@ -212,13 +277,20 @@ def test_forward_literal():
     assert y.reshape(-1).tolist() == [24 - 14, 28 - 14]
 
 
-@pytest.mark.parametrize("activation", ["relu", nn.relu])
-def test_fused_relu_is_a_relu_layer(activation):
-    x = np.random.default_rng(0).standard_normal((2, 4, 4, 2))
-    fused, apart = (
-        model([Conv2D(3, 3, activation=activation)], x.shape[1:]),
-        model([Conv2D(3, 3), ReLU()], x.shape[1:]),
-    )
+@pytest.mark.parametrize("name", ["relu", "sigmoid", "tanh"])
+@pytest.mark.parametrize("layer", [lambda **how: Conv2D(3, 3, **how), lambda **how: Dense(3, **how)])
+def test_an_activation_inside_is_a_layer_behind(layer, name):
+    shape = (4, 4, 2) if isinstance(layer(), Conv2D) else (4,)
+    x = np.random.default_rng(0).standard_normal((2, *shape))
+    apart = model([layer(), Activation(name)], shape)
+    for activation in (name, getattr(nn, name)):
+        _check_same(model([layer(activation=activation)], shape), apart, x)
+    if name == "relu":
+        _check_same(model([layer(), ReLU()], shape), apart, x)
+
+
+def _check_same(fused, apart, x):
+    fused.forget_gradients(), apart.forget_gradients()
     y, backward = fused(x, training=True)
     z, backward_apart = apart(x, training=True)
     assert np.array_equal(y, z)
@@ -400,6 +472,9 @@ def test_keras_argument_order():
         "kernel_initializer",
         "bias_initializer",
     ]
+    assert positional(AveragePooling2D) == ["pool_size", "strides", "padding"]
+    assert positional(BatchNormalization) == ["momentum", "epsilon"]
+    assert positional(LocalResponseNormalization) == ["depth_radius", "bias", "alpha", "beta"]
     assert MaxPooling2D((2, 3)).strides == (2, 3)
 
 
@@ -418,14 +493,63 @@ ERRORS = [
     (lambda: Conv2D(1, 3, padding="full"), ValueError, "padding must be .* not 'full'"),
     (lambda: Conv2D(1, 3, dilation_rate=-1), ValueError, "dilation_rate must be at least 1, not -1"),
     (
-        lambda: Conv2D(1, 3, activation="tanh"),
+        lambda: Conv2D(1, 3, activation="softmax"),
         ValueError,
-        "activation must be one of None, 'relu', not 'tanh'",
+        "activation must be one of 'relu', 'sigmoid', 'tanh', not 'softmax'",
+    ),
+    (lambda: Activation(None), ValueError, "activation must be one of .* not None"),
+    (lambda: Activation(np.tanh), ValueError, "activation must be one of .* not <ufunc 'tanh'>"),
+    (lambda: AveragePooling2D((0, 2)), ValueError, r"pool_size must be at least 1, not \(0, 2\)"),
+    (
+        lambda: model([GlobalAveragePooling2D()], (4,)),
+        ValueError,
+        r"global_average_pooling2d on .* needs input \[H, W, C\], not \(4,\)",
     ),
     (
-        lambda: Conv2D(1, 3, kernel_initializer="ones"),
+        lambda: LocalResponseNormalization(-1),
         ValueError,
-        "kernel_initializer must be one of .* not 'ones'",
+        "depth_radius must be at least 0, not -1",
+    ),
+    (lambda: LocalResponseNormalization(beta=np.nan), ValueError, "beta must be a finite number, not nan"),
+    (lambda: BatchNormalization(1.5), ValueError, r"momentum must lie in \[0, 1\], not 1.5"),
+    (lambda: BatchNormalization(epsilon=0), ValueError, "epsilon must be a finite number above 0, not 0"),
+    (lambda: BatchNormalization()(np.ones((1, 1))), RuntimeError, "BatchNormalization needs a Sequential"),
+    (
+        lambda: model([n := BatchNormalization(), Dense(3), n], (2,)),
+        ValueError,
+        "batch_normalization on .* the layer has 2 channels, where it stood before",
+    ),
+    (lambda: Concatenate([]), ValueError, "branches must hold at least one layer"),
+    (lambda: Concatenate([ReLU(), "relu"]), TypeError, r"branches\[1\] must be a layer, not 'relu'"),
+    (
+        lambda: Concatenate([ReLU(name="a"), Flatten(name="a")]),
+        ValueError,
+        "name must be unique among the layers of a Concatenate, not 'a' twice",
+    ),
+    (
+        lambda: model([Concatenate([Conv2D(1, 2), Conv2D(1, 1)])], (4, 4, 1)),
+        ValueError,
+        r"concatenate on .* in channels alone, not \[\(3, 3, 1\), \(4, 4, 1\)\]",
+    ),
+    (
+        lambda: model([Residual(Conv2D(3, 1))], (4, 4, 1)),
+        ValueError,
+        r"residual on .* same shape, not \(4, 4, 3\) and \(4, 4, 1\)",
+    ),
+    (
+        lambda: model([Residual([Conv2D(1, 3)], [Conv2D(1, 2)])], (4, 4, 1)),
+        ValueError,
+        r"not \(2, 2, 1\) and \(3, 3, 1\)",
+    ),
+    (
+        lambda: model([Residual([Dense(2)], model([Dense(2)], (2,)))], (2,)),
+        ValueError,
+        "layers: residual/sequential/dense belongs to another model already",
+    ),
+    (
+        lambda: Conv2D(1, 3, kernel_initializer="twos"),
+        ValueError,
+        "kernel_initializer must be one of .* not 'twos'",
     ),
     (lambda: Dense(2, bias_initializer=3), ValueError, "bias_initializer must be one of .* not 3"),
     (lambda: Dense(-1), ValueError, "units must be at least 1, not -1"),
@@ -530,3 +654,7 @@ def test_initializers(name, stddev, largest):
     assert values.std() == pytest.approx(stddev, rel=0.04)
     assert abs(values.mean()) <= stddev / 20
     assert np.abs(values).max() <= largest
+
+
+def test_ones():
+    assert np.array_equal(initializers.get("ones")(np.random.default_rng(0), (2, 3)), np.ones((2, 3)))

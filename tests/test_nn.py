@@ -22,6 +22,7 @@ from fastconv._kernels import dispatch
 
 DTYPES = [np.float32, np.float64]
 EXPLICIT = [[0, 0], [1, 2], [3, 0], [0, 0]]
+EXPLICIT_POOL = [[0, 0], [1, 0], [0, 1], [0, 0]]
 IMAGE = np.arange(1, 10, dtype=np.float32).reshape(1, 3, 3, 1)
 FOUR = np.array([4, 3, 2, 1], np.float32).reshape(1, 2, 2, 1)
 SAME_MAP = np.array([[12, 16, 9], [24, 28, 15], [15, 17, 9]], np.float32)
@@ -303,15 +304,27 @@ def test_an_empty_batch_goes_forward_and_backward(padding):
     pooled, argmax = nn.max_pool_with_argmax(x, 2, 2, padding, include_batch_in_index=True)
     assert pooled.shape == argmax.shape == (0, 3, 3 if padding == "SAME" else 2, 3)
     assert nn.max_pool_grad(x, pooled, pooled, 2, 2, padding).shape == x.shape
+    assert nn.avg_pool2d(x, 2, 2, padding).shape == pooled.shape
+    assert nn.avg_pool_grad(x.shape, pooled, 2, 2, padding).shape == x.shape
     a, kernel = np.zeros((0, 4), np.float32), np.ones((4, 2), np.float32)
     assert nn.dense(a, kernel, np.ones(2, np.float32), "relu").shape == (0, 2)
     assert nn.dense_backprop_input(kernel, np.zeros((0, 2), np.float32)).shape == (0, 4)
     assert not nn.dense_backprop_kernel(a, np.zeros((0, 2), np.float32)).any()
     for result in (nn.relu(x), nn.relu_grad(x, x), nn.dropout(x, 0.5, seed=1), nn.softmax(x)):
         assert result.shape == x.shape
+    for result in (nn.sigmoid(x), nn.sigmoid_grad(x, x), nn.tanh(x), nn.tanh_grad(x, x)):
+        assert result.shape == x.shape
     assert nn.bias_add(x, np.ones(3, np.float32)).shape == x.shape
     assert nn.bias_add_grad(x).tolist() == [0, 0, 0]
     assert nn.softmax_cross_entropy_with_logits(a, a).shape == (0,)
+    assert nn.lrn(x).shape == nn.lrn_grad(x, x, x).shape == x.shape
+    mean, variance = nn.moments(x)
+    assert np.isnan(mean).all() and np.isnan(variance).all() and mean.shape == variance.shape == (3,)
+    assert nn.batch_normalization(x, mean, variance, None, None, 0.1).shape == x.shape
+    for is_training in (True, False):
+        sums = np.ones(3, np.float32), np.ones(3, np.float32)
+        dx, dscale, doffset = nn.batch_normalization_grad(x, x, *sums, None, 0.1, is_training)
+        assert dx.shape == x.shape and dscale.tolist() == doffset.tolist() == [0, 0, 0]
 
 
 def test_no_channels_or_no_filters_leave_zeros_or_nothing():
@@ -343,6 +356,19 @@ def check_pool(x, ksize, strides, padding):
     dy = np.round(8 * normal(y.shape, x.dtype, 1))  # sums of whole numbers are exact
     dx = nn.max_pool_grad(x, y, dy, ksize, strides, padding)
     np.testing.assert_array_equal(dx, ref.max_pool_grad(x, y, dy, ksize, strides, padding))
+    check_avg_pool(x, dy, ksize, strides, padding)
+
+
+def check_avg_pool(x, dy, ksize, strides, padding):
+    """The sums run in the twin's order, so the means have its bits; the gradient's order is another one."""
+    y = nn.avg_pool2d(x, ksize, strides, padding)
+    assert y.dtype == x.dtype
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        np.testing.assert_array_equal(y, ref.avg_pool2d(x, ksize, strides, padding))
+    dx = nn.avg_pool_grad(x.shape, dy, ksize, strides, padding)
+    assert dx.dtype == x.dtype
+    expected = ref.avg_pool_grad(x.shape, dy.astype(np.float64), ksize, strides, padding)
+    assert_close(dx, expected, tolerances.PRODUCT_SUM)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -415,6 +441,38 @@ def test_windows_of_one_value_choose_their_first_pixel(value, channels, dtype):
     np.testing.assert_array_equal(dx, np.broadcast_to(expected[None, :, :, None], dx.shape))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_average_pools_do_not_count_padding(dtype):
+    """TensorFlow's rule: an image of ones stays one, and each window gives out its dy whole."""
+    for channels, padding in itertools.product((1, 17), ("SAME", [[0, 0], [2, 1], [0, 2], [0, 0]])):
+        ones = np.ones((2, 5, 4, channels), dtype)
+        y = nn.avg_pool(ones, 3, 2, padding)
+        np.testing.assert_array_equal(y, np.ones_like(y))
+        dx = nn.avg_pool_grad(ones.shape, y, 3, 2, padding)
+        assert_close(dx.sum(), y.sum(), tolerances.PRODUCT_SUM)
+    y = nn.avg_pool2d(IMAGE, 2, 1, "SAME")
+    np.testing.assert_array_equal(y[0, :, :, 0], [[3, 4, 4.5], [6, 7, 7.5], [7.5, 8.5, 9]])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_nan_reaches_the_average_of_its_windows_alone(dtype):
+    for channels in (1, 5, 16, 19):
+        x = normal((2, 5, 6, channels), dtype)
+        x[1, 2, 3, channels // 2] = np.nan
+        y = nn.avg_pool2d(x, 2, 2, "SAME")
+        assert np.isnan(y[1, 1, 1, channels // 2]) and np.isnan(y).sum() == 1
+        dx = nn.avg_pool_grad(x.shape, y, 2, 2, "SAME")
+        assert np.isnan(dx[1, 2:4, 2:4, channels // 2]).all() and np.isnan(dx).sum() == 4
+
+
+@pytest.mark.parametrize("how", [((3, 2), 2, "SAME"), (2, 1, EXPLICIT_POOL), (2, 3, "VALID")], ids=str)
+def test_the_average_pools_gradient_is_its_slope(how):
+    x = normal((2, 5, 6, 3), np.float64)
+    weights = normal(nn.avg_pool2d(x, *how).shape, np.float64, 1)
+    dx = nn.avg_pool_grad(x.shape, weights, *how)
+    assert_close(dx, slope(lambda x: np.vdot(nn.avg_pool2d(x, *how), weights), x), tolerances.DIFFERENCES)
+
+
 # ------------------------------------------------------------ elementwise
 
 SIZES = [(1,), (7,), (3, 5), (2, 3, 4, 5), (8191,), (8192,), (8193,), (5, 4099)]
@@ -436,6 +494,39 @@ def test_relu_keeps_nan_and_its_gradient_drops_it():
     np.testing.assert_array_equal(nn.relu_grad(np.full(5, 3, np.float32), x), [0, 0, 3, 0, 3])
     fused = nn.conv2d(x.reshape(1, 1, 5, 1), np.ones((1, 1, 1, 1), np.float32), 1, "SAME", activation="relu")
     np.testing.assert_array_equal(fused.reshape(-1), nn.relu(x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_sigmoid_and_tanh_and_their_gradients_against_the_twin(name, shape, dtype):
+    x, dy = 5 * normal(shape, dtype, 1), normal(shape, dtype, 2)
+    y = getattr(nn, name)(x)
+    assert y.dtype == dtype
+    assert_close(y, getattr(ref, name)(x.astype(np.float64)), tolerances.EXPONENTIAL)
+    # Products alone, in the twin's order: the same bits.
+    dx = getattr(nn, f"{name}_grad")(y, dy)
+    np.testing.assert_array_equal(dx, getattr(ref, f"{name}_grad")(y, dy), strict=True)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_the_gradients_of_sigmoid_and_tanh_are_their_slopes(name):
+    f = getattr(nn, name)
+    x, dy = 2 * normal((3, 7), np.float64, 1), normal((3, 7), np.float64, 2)
+    dx = getattr(nn, f"{name}_grad")(f(x), dy)
+    assert_close(dx, slope(lambda x: np.vdot(f(x), dy), x), tolerances.DIFFERENCES)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sigmoid_and_tanh_of_extremes(dtype):
+    x = np.array([-np.inf, -1e4, -0.0, 1e4, np.inf, np.nan], dtype)
+    np.testing.assert_array_equal(nn.sigmoid(x), [0, 0, 0.5, 1, 1, np.nan])
+    np.testing.assert_array_equal(nn.tanh(x), [-1, -1, 0, 1, 1, np.nan])
+    for name in ("sigmoid", "tanh"):
+        dx = getattr(nn, f"{name}_grad")(getattr(nn, name)(x), np.ones_like(x))
+        assert dx[[0, 1, 3, 4]].tolist() == [0, 0, 0, 0] and dx[2] > 0 and np.isnan(dx[5])
+    # The small probabilities keep their digits, which 0.5 + 0.5 * tanh(x / 2) would lose.
+    np.testing.assert_allclose(nn.sigmoid(np.array([-40, -80], dtype)), np.exp([-40, -80]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -487,6 +578,154 @@ def test_dropout_keeps_the_mean_and_its_gradient_keeps_the_mask():
     np.testing.assert_array_equal(nn.dropout(dy, 0.3, seed=7), dy * y)
 
 
+# ------------------------------------------------------------ batch normalization
+
+BATCHES = [(1, 5), (7, 1), (9, 33), (64, 3), (65, 70), (3, 5, 7, 16), (17, 8, 9, 130), (2, 20000), (5000, 2)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", BATCHES, ids=str)
+def test_batch_normalization_and_its_gradients_against_the_twin(shape, dtype):
+    x, dy = 3 * normal(shape, dtype, 1) + 2, normal(shape, dtype, 2)
+    scale, offset = normal(shape[-1:], dtype, 3), normal(shape[-1:], dtype, 4)
+    mean, variance = nn.moments(x)
+    assert mean.dtype == variance.dtype == dtype
+    mean64, variance64 = ref.moments(x.astype(np.float64))
+    assert_close(mean, mean64, tolerances.PRODUCT_SUM)
+    # A single row has no deviations; then neither result has.
+    assert_close(variance, variance64, tolerances.PRODUCT_SUM)
+    x64, dy64, mean64, variance64, scale64, offset64 = (
+        a.astype(np.float64) for a in (x, dy, mean, variance, scale, offset)
+    )
+    for o, s, o64, s64 in [
+        (None, None, None, None),
+        (offset, None, offset64, None),
+        (None, scale, None, scale64),
+        (offset, scale, offset64, scale64),
+    ]:
+        y = nn.batch_normalization(x, mean, variance, o, s, 0.001)
+        expected = ref.batch_normalization(x64, mean64, variance64, o64, s64, 0.001)
+        assert y.dtype == dtype
+        assert_close(y, expected, tolerances.PRODUCT_SUM)
+    for s, s64, is_training in [(scale, scale64, True), (None, None, True), (scale, scale64, False)]:
+        results = nn.batch_normalization_grad(dy, x, mean, variance, s, 0.001, is_training)
+        how = (x64, mean64, variance64, s64, 0.001)
+        expected = ref.batch_normalization_grad(dy64, *how, is_training)
+        plain = ref.batch_normalization_grad(dy64, *how, False)[0]  # of which training takes most of one row
+        normalized = ref.batch_normalization(x64, mean64, variance64, None, None, 0.001)
+        terms = [plain, _sum_of_sizes(dy64 * normalized), _sum_of_sizes(dy64)]
+        for result, right, term, what in zip(results, expected, terms, ["x", "scale", "offset"], strict=True):
+            assert result.dtype == dtype
+            assert_close(result, right, tolerances.PRODUCT_SUM, what, np.abs(term).max())
+
+
+def _sum_of_sizes(a):
+    """[..., C] -> [C]: what a sum that cancels has been rounded in proportion to."""
+    return np.abs(a).reshape(-1, a.shape[-1]).sum(axis=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_variance_survives_a_large_mean(dtype):
+    """Where the mean of the squares less the square of the mean would leave nothing in float32."""
+    for rows, far in itertools.product((3, 64, 1000, 30001), (1e4, -1e6)):
+        x = (normal((rows, 5), np.float64) + far).astype(dtype)
+        mean, variance = nn.moments(x)
+        mean64, variance64 = ref.moments(x.astype(np.float64))
+        assert_close(mean, mean64, tolerances.PRODUCT_SUM)
+        # In float64 the running mean has no more digits than the values, fewer than their deviations need.
+        scale = None if dtype is np.float32 else 1e6
+        assert_close(variance, variance64, tolerances.PRODUCT_SUM, "", scale)
+    # First rows that are far from the others, which a shift by the first row would not survive.
+    x = np.concatenate([np.zeros((100, 3)), normal((900, 3), np.float64) + 1e4]).astype(dtype)
+    assert_close(nn.moments(x)[1], ref.moments(x.astype(np.float64))[1], tolerances.PRODUCT_SUM)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_does_not_vary_has_no_variance(dtype):
+    for rows in (1, 7, 64, 1000, 4097):
+        mean, variance = nn.moments(np.full((rows, 21), 0.1, dtype))
+        np.testing.assert_array_equal(mean, np.full(21, 0.1, dtype))
+        np.testing.assert_array_equal(variance, np.zeros(21, dtype))
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_batch_normalization_gradients_are_its_slopes(is_training):
+    x, dy = normal((3, 2, 4, 2), np.float64, 1), normal((3, 2, 4, 2), np.float64, 2)
+    scale, offset = normal((2,), np.float64, 3), normal((2,), np.float64, 4)
+    fixed = nn.moments(x)
+
+    def loss(x, scale, offset):
+        mean, variance = nn.moments(x) if is_training else fixed
+        return np.vdot(nn.batch_normalization(x, mean, variance, offset, scale, 0.1), dy)
+
+    dx, dscale, doffset = nn.batch_normalization_grad(dy, x, *fixed, scale, 0.1, is_training)
+    assert_close(dx, slope(lambda x: loss(x, scale, offset), x), tolerances.DIFFERENCES)
+    assert_close(dscale, slope(lambda scale: loss(x, scale, offset), scale), tolerances.DIFFERENCES)
+    assert_close(doffset, slope(lambda offset: loss(x, scale, offset), offset), tolerances.DIFFERENCES)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_nan_stays_in_its_channel(dtype):
+    for channels in (1, 5, 16, 70):
+        x = normal((3, 5, 4, channels), dtype)
+        x[1, 2, 3, channels // 2] = np.nan
+        poisoned = np.arange(channels) == channels // 2
+        mean, variance = nn.moments(x)
+        y = nn.batch_normalization(x, mean, variance, None, None, 0.1)
+        results = mean, variance, y, *nn.batch_normalization_grad(x, x, mean, variance, None, 0.1)
+        for result in results:
+            np.testing.assert_array_equal(np.isnan(result), np.broadcast_to(poisoned, result.shape))
+
+
+# ------------------------------------------------------------ local response normalization
+
+
+def check_response(shape, dtype, radius, bias, alpha, beta):
+    x, dy = normal(shape, dtype, 1), normal(shape, dtype, 2)
+    how = radius, bias, alpha, beta
+    y = nn.local_response_normalization(x, *how)
+    x64, dy64, y64 = (a.astype(np.float64) for a in (x, dy, y))
+    assert y.dtype == dtype
+    assert_close(y, ref.local_response_normalization(x64, *how), tolerances.EXPONENTIAL)
+    dx = nn.lrn_grad(dy, x, y, *how)
+    assert dx.dtype == dtype
+    assert_close(dx, ref.lrn_grad(dy64, x64, y64, *how), tolerances.PRODUCT_SUM)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [1, 2, 5, 16, 33, 96, 130])
+def test_local_response_normalization_against_the_twin(channels, dtype):
+    for shape, radius, beta in itertools.product(
+        [(2, 3, 5, channels), (1, 20, 31, channels)], [0, 1, 2, 5, 17, 2**70], [0.5, 0.75, 1, 0.3]
+    ):
+        check_response(shape, dtype, radius, 1.5, 0.4, beta)
+    check_response((2, 5, 5, channels), dtype, 2, 2, 1e-4, 0.75)  # AlexNet's numbers
+    y = nn.lrn(normal((1, 2, 3, channels), dtype))
+    assert_close(y, ref.lrn(normal((1, 2, 3, channels), dtype).astype(float)), tolerances.EXPONENTIAL)
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.75, 1.2])
+@pytest.mark.parametrize("radius", [0, 2, 9])
+def test_the_gradient_of_local_response_normalization_is_its_slope(radius, beta):
+    x, dy = normal((2, 2, 3, 7), np.float64, 1), normal((2, 2, 3, 7), np.float64, 2)
+    how = radius, 1.5, 0.4, beta
+    dx = nn.lrn_grad(dy, x, nn.lrn(x, *how), *how)
+    assert_close(dx, slope(lambda x: np.vdot(nn.lrn(x, *how), dy), x), tolerances.DIFFERENCES)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("beta", [0.5, 0.75, 1.2])
+def test_a_nan_reaches_the_channels_around_it(beta, dtype):
+    for channels in (1, 5, 16, 40):
+        x = normal((2, 3, 4, channels), dtype)
+        x[1, 2, 3, channels // 2] = np.nan
+        y = nn.lrn(x, 2, 1, 1, beta)
+        expected = np.zeros(x.shape, bool)
+        expected[1, 2, 3, max(channels // 2 - 2, 0) : channels // 2 + 3] = True
+        np.testing.assert_array_equal(np.isnan(y), expected)
+        assert np.isnan(nn.lrn_grad(x, x, y, 2, 1, 1, beta)[1, 2, 3]).sum() >= min(channels, 5)
+
+
 # ------------------------------------------------------------ softmax
 
 
@@ -521,7 +760,11 @@ def test_the_public_operations_are_those_of_the_issue():
     assert set(PUBLIC) >= {
         *("conv2d", "conv2d_backprop_input", "conv2d_backprop_filter"),
         *("max_pool2d", "max_pool", "max_pool_grad", "max_pool_with_argmax"),
+        *("avg_pool2d", "avg_pool", "avg_pool_grad"),
         *("relu", "relu_grad", "bias_add", "bias_add_grad", "dropout"),
+        *("sigmoid", "sigmoid_grad", "tanh", "tanh_grad"),
+        *("moments", "batch_normalization", "batch_normalization_grad"),
+        *("local_response_normalization", "lrn", "lrn_grad"),
         *("dense", "dense_backprop_input", "dense_backprop_kernel"),
         *("softmax", "softmax_cross_entropy_with_logits"),
     }
@@ -561,7 +804,8 @@ def test_dtypes_of_results(x_dtype, w_dtype, result):
     assert flat.dtype == np.dtype(result)
     np.testing.assert_array_equal(flat, x.reshape(10, 18) @ w.reshape(18, 6))
     alone = np.dtype(np.float64 if x_dtype.endswith("f8") else np.float32)
-    for y in (nn.relu(x.astype(x_dtype)), nn.max_pool2d(x.astype(x_dtype), 2, 2, "SAME")):
+    pools = [pool(x.astype(x_dtype), 2, 2, "SAME") for pool in (nn.max_pool2d, nn.avg_pool2d)]
+    for y in (nn.relu(x.astype(x_dtype)), *pools):
         assert y.dtype == alone and y.dtype.isnative
 
 
@@ -592,6 +836,12 @@ def compact_grid() -> str:
             x = np.round(normal((2, 9, 8, channels), dtype))
             check_pool(x, 3, 2, "SAME")
             exact.update(nn.max_pool2d(x, 3, 2, "SAME").tobytes())
+            exact.update(nn.avg_pool2d(x, 3, 2, "SAME").tobytes())
+        for beta in (0.5, 0.75, 0.6):
+            check_response((1, 5, 9, 37), dtype, 2, 1, 0.2, beta)
+        x = np.round(4 * normal((65, 37), dtype))
+        total = nn.batch_normalization_grad(x, x, np.zeros(37, dtype), np.ones(37, dtype), None, 0)[1:]
+        exact.update(np.concatenate(total).tobytes())  # sums of whole numbers
         exact.update(nn.dropout(normal((3, 333), dtype), 0.4, seed=3).tobytes())
     return exact.hexdigest()
 

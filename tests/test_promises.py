@@ -40,8 +40,18 @@ def every_operation(n, dtype=np.float32):
         yield nn.conv2d_backprop_filter(x, w.shape, y, *how, algorithm=algorithm)
     pooled, argmax = nn.max_pool_with_argmax(x, 3, 2, "SAME")
     yield from (pooled, argmax, nn.max_pool_grad(x, pooled, pooled, 3, 2, "SAME"))
+    averages = nn.avg_pool2d(x, 3, 2, "SAME")
+    yield from (averages, nn.avg_pool_grad(x.shape, averages, 3, 2, "SAME"))
     yield from (nn.relu(x), nn.relu_grad(x, x), nn.bias_add(x, bias[:9]), nn.bias_add_grad(x))
     yield nn.dropout(x, 0.4, seed=5)
+    yield from (nn.sigmoid(x), nn.sigmoid_grad(x, x), nn.tanh(x), nn.tanh_grad(x, x))
+    for beta in (0.5, 0.75, 0.6):
+        response = nn.local_response_normalization(x, 2, 1, 0.3, beta)
+        yield from (response, nn.lrn_grad(x[::-1], x, response, 2, 1, 0.3, beta))
+    mean, variance = nn.moments(x)
+    yield from (mean, variance, nn.batch_normalization(x, mean, variance, bias[:9], bias[9:18], 1e-3))
+    for is_training in (True, False):
+        yield from nn.batch_normalization_grad(x[::-1], x, mean, variance, bias[:9], 1e-3, is_training)
     flat, kernel = x.reshape(n, -1), normal(15 * 13 * 9, 33, dtype=dtype)
     y = nn.dense(flat, kernel, bias[:33], "relu")
     yield from (y, nn.dense_backprop_input(kernel, y), nn.dense_backprop_kernel(flat, y))
@@ -125,6 +135,7 @@ def test_indices_are_64_bits_wide(huge, threads):
     dw = nn.conv2d_backprop_filter(huge, taps.shape, np.ones_like(y), 64, "VALID", num_threads=threads)
     assert dw[4, 4, 0, 0] == 2 and dw.sum() == 2
     pooled, argmax = nn.max_pool_with_argmax(huge, 5, 64, "VALID", num_threads=threads)
+    assert nn.avg_pool2d(huge, 5, 64, "VALID", num_threads=threads)[0, -1, -1, 0] == np.float32(2 / 25)
     assert pooled[0, -1, -1, 0] == 2 and argmax[0, -1, -1, 0] == SIDE * SIDE - 1
 
 

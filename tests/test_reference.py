@@ -285,6 +285,41 @@ def test_a_tie_gives_everything_to_the_first():
     np.testing.assert_array_equal(dx[0, :, :, 0], [[0, 0], [0, 7]])
 
 
+# ---- average pooling ----
+
+
+def means(x, ksize, strides, padding):
+    """avg_pool2d, one addition at a time."""
+    rows, cols = windows(x.shape, ksize, strides, (1, 1), padding)
+    y = np.zeros((len(x), len(rows), len(cols), x.shape[3]))
+    for n, oh, ow, c in np.ndindex(*y.shape):
+        seen = [x[n, ih, iw, c] for ih in rows[oh] for iw in cols[ow] if ih is not None and iw is not None]
+        y[n, oh, ow, c] = sum(seen) / len(seen)
+    return y
+
+
+@pytest.mark.parametrize(("shape", "ksize", "strides"), POOLS)
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "explicit"])
+def test_average_pools_against_loops_and_their_gradient_against_slopes(shape, ksize, strides, padding):
+    if padding == "explicit":
+        padding = [[0, 0], [ksize[0] - 1, 0], [0, ksize[1] - 1], [0, 0]]
+    rng = np.random.default_rng(11)
+    x = rng.normal(size=shape)
+    y = ref.avg_pool2d(x, ksize, strides, padding)
+    assert_close(y, means(x, ksize, strides, padding), tolerances.SAME_SUM)
+    dy = rng.normal(size=y.shape)
+    expected = slope(lambda x: np.vdot(ref.avg_pool(x, ksize, strides, padding), dy), x, step=1)
+    dx = ref.avg_pool_grad(shape, dy, ksize, strides, padding)
+    assert_close(dx, expected, tolerances.SAME_SUM)
+
+
+def test_average_pools_do_not_count_padding():
+    ones = np.ones((1, 5, 4, 2), np.float32)
+    for padding in ("SAME", [[0, 0], [2, 1], [0, 2], [0, 0]]):
+        y = ref.avg_pool2d(ones, 3, 2, padding)
+        np.testing.assert_array_equal(y, np.ones_like(y))
+
+
 # ---- activations, bias, dense ----
 
 
@@ -295,6 +330,18 @@ def test_relu():
     dy = np.arange(1.0, 7).reshape(2, 3)
     np.testing.assert_array_equal(ref.relu_grad(dy, x), [[0, 0, 3], [0, 5, 0]])
     np.testing.assert_array_equal(ref.relu_grad(dy, y), ref.relu_grad(dy, x))
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_sigmoid_and_tanh_and_their_gradients(name):
+    f, grad = getattr(ref, name), getattr(ref, f"{name}_grad")
+    x = np.linspace(-6, 6, 25)
+    plain = {"sigmoid": 1 / (1 + np.exp(-x)), "tanh": (np.exp(2 * x) - 1) / (np.exp(2 * x) + 1)}
+    assert_close(f(x), plain[name], tolerances.SAME_SUM)
+    dy = np.random.default_rng(15).normal(size=x.shape)
+    assert_close(grad(f(x), dy), slope(lambda x: np.vdot(f(x), dy), x, step=1e-4), tolerances.DIFFERENCES)
+    low = 0 if name == "sigmoid" else -1
+    np.testing.assert_array_equal(f([-np.inf, -1e4, 1e4, np.inf, np.nan]), [low, low, 1, 1, np.nan])
 
 
 def test_bias():
@@ -314,6 +361,65 @@ def test_dense_and_its_gradients():
     assert_close(ref.dense_backprop_input(w, dy), expected, tolerances.SAME_SUM)
     expected = slope(lambda w: np.vdot(ref.dense(x, w), dy), w, step=1)
     assert_close(ref.dense_backprop_kernel(x, dy), expected, tolerances.SAME_SUM)
+
+
+# ---- batch normalization ----
+
+
+def test_moments():
+    mean, variance = ref.moments([[[1.0, 10], [3, 10]], [[5, 10], [7, 10]]])
+    np.testing.assert_array_equal(mean, [4, 10])
+    np.testing.assert_array_equal(variance, [5, 0])
+
+
+def test_batch_normalization():
+    rng = np.random.default_rng(12)
+    x, scale, offset = rng.normal(3, 2, (4, 3, 5)), rng.normal(size=5), rng.normal(size=5)
+    mean, variance = ref.moments(x)
+    y = ref.batch_normalization(x, mean, variance, None, None, 0)
+    assert_close(y.mean(axis=(0, 1)), np.zeros(5), tolerances.SAME_SUM, scale=1)
+    assert_close(y.std(axis=(0, 1)), np.ones(5), tolerances.SAME_SUM)
+    z = ref.batch_normalization(x, mean, variance, offset, scale, 0)
+    assert_close(z, y * scale + offset, tolerances.SAME_SUM)
+    y = ref.batch_normalization([[5.0]], [1.0], [7.0], [10.0], [3.0], 9)
+    np.testing.assert_array_equal(y, [[13]])
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_batch_normalization_gradients_are_its_slopes(is_training):
+    rng = np.random.default_rng(13)
+    x, scale, offset = rng.normal(3, 2, (4, 3, 2)), rng.normal(size=2), rng.normal(size=2)
+    dy, fixed = rng.normal(size=x.shape), ref.moments(x)
+
+    def loss(x, scale, offset):
+        mean, variance = ref.moments(x) if is_training else fixed
+        return np.vdot(ref.batch_normalization(x, mean, variance, offset, scale, 0.1), dy)
+
+    dx, dscale, doffset = ref.batch_normalization_grad(dy, x, *fixed, scale, 0.1, is_training)
+    for gradient, expected in [
+        (dx, slope(lambda x: loss(x, scale, offset), x, step=1e-4)),
+        (dscale, slope(lambda scale: loss(x, scale, offset), scale, step=1e-4)),
+        (doffset, slope(lambda offset: loss(x, scale, offset), offset, step=1e-4)),
+    ]:
+        assert_close(gradient, expected, tolerances.DIFFERENCES)
+
+
+# ---- local response normalization ----
+
+
+@pytest.mark.parametrize("channels", [1, 3, 8])
+@pytest.mark.parametrize("radius", [0, 1, 2, 5, 100])
+@pytest.mark.parametrize("beta", [0.5, 0.75, 1.3])
+def test_local_response_normalization_and_its_gradient(channels, radius, beta):
+    rng = np.random.default_rng(14)
+    x, dy = rng.normal(size=(2, 3, 2, channels)), rng.normal(size=(2, 3, 2, channels))
+    how = radius, 1.5, 0.3, beta
+    y = ref.local_response_normalization(x, *how)
+    for n, h, w, c in np.ndindex(*x.shape):
+        around = [x[n, h, w, i] ** 2 for i in range(channels) if abs(i - c) <= radius]
+        assert np.isclose(y[n, h, w, c], x[n, h, w, c] / (1.5 + 0.3 * sum(around)) ** beta, rtol=1e-12)
+    expected = slope(lambda x: np.vdot(ref.lrn(x, *how), dy), x, step=1e-4)
+    assert_close(ref.lrn_grad(dy, x, y, *how), expected, tolerances.DIFFERENCES)
 
 
 # ---- dropout ----
@@ -409,7 +515,7 @@ def test_softmax_cross_entropy_of_extremes(dtype):
 
 # ---- dtypes and memory ----
 
-X, W, B = (2, 5, 5, 3), (3, 3, 3, 4), (4,)
+X, W, B, C = (2, 5, 5, 3), (3, 3, 3, 4), (4,), (3,)
 Y, P = (2, 5, 5, 4), (2, 3, 3, 3)
 OPS = {
     "conv2d": ([X, W, B], lambda x, w, b: ref.conv2d(x, w, 1, "SAME", bias=b, activation="relu")),
@@ -420,13 +526,31 @@ OPS = {
     "max_pool2d 1x1": ([X], lambda x: ref.max_pool2d(x, 1, 1, "SAME")),
     "max_pool_grad": ([X, P, P], lambda x, y, dy: ref.max_pool_grad(x, y, dy, 2, 2, "SAME")),
     "max_pool_with_argmax": ([X], lambda x: ref.max_pool_with_argmax(x, 2, 2, "SAME")[0]),
+    "avg_pool2d": ([X], lambda x: ref.avg_pool2d(x, 2, 2, "SAME")),
+    "avg_pool2d 1x1": ([X], lambda x: ref.avg_pool2d(x, 1, 1, "SAME")),
+    "avg_pool_grad": ([P], lambda dy: ref.avg_pool_grad(X, dy, 2, 2, "SAME")),
     "relu": ([X], ref.relu),
     "relu_grad": ([X, X], ref.relu_grad),
+    "sigmoid": ([X], ref.sigmoid),
+    "sigmoid_grad": ([X, X], ref.sigmoid_grad),
+    "tanh": ([X], ref.tanh),
+    "tanh_grad": ([X, X], ref.tanh_grad),
     "bias_add": ([Y, B], ref.bias_add),
     "bias_add_grad": ([Y], ref.bias_add_grad),
     "dense": ([(5, 3), (3, 4), B], lambda x, w, b: ref.dense(x, w, b, "relu")),
     "dense_backprop_input": ([(3, 4), (5, 4)], ref.dense_backprop_input),
     "dense_backprop_kernel": ([(5, 3), (5, 4)], ref.dense_backprop_kernel),
+    "moments": ([X], lambda x: ref.moments(x)[1]),
+    "batch_normalization": (  # an epsilon that keeps negative variances positive
+        [X, C, C, C, C],
+        lambda x, mean, variance, *rest: ref.batch_normalization(x, mean, variance, *rest, 9),
+    ),
+    "batch_normalization_grad": (
+        [X, X, C, C, C],
+        lambda dy, x, mean, variance, scale: ref.batch_normalization_grad(dy, x, mean, variance, scale, 9)[0],
+    ),
+    "local_response_normalization": ([X], lambda x: ref.lrn(x, 1, 1, 0.5, 0.75)),
+    "lrn_grad": ([X, X, X], lambda dy, x, y: ref.lrn_grad(dy, x, y, 1, 1, 0.5, 0.75)),
     "dropout": ([X], lambda x: ref.dropout(x, 0.5, seed=1)),
     "dropout of nothing": ([X], lambda x: ref.dropout(x, 0, seed=1)),
     "softmax": ([(5, 4)], ref.softmax),
@@ -497,7 +621,18 @@ def test_empty_batches():
     pooled, index = ref.max_pool_with_argmax(x, 2, 2, "SAME", include_batch_in_index=True)
     assert pooled.shape == index.shape == (0, 3, 3, 3)
     assert ref.max_pool_grad(x, pooled, pooled, 2, 2, "SAME").shape == x.shape
+    assert ref.avg_pool2d(x, 2, 2, "SAME").shape == pooled.shape
+    assert ref.avg_pool_grad(x.shape, pooled, 2, 2, "SAME").shape == x.shape
     np.testing.assert_array_equal(ref.bias_add_grad(x), np.zeros(3))
+    assert ref.sigmoid(x).shape == ref.tanh(x).shape == x.shape
+    assert ref.sigmoid_grad(x, x).shape == ref.tanh_grad(x, x).shape == x.shape
+    mean, variance = ref.moments(x)
+    assert np.isnan(mean).all() and np.isnan(variance).all()
+    three = np.ones(3, np.float32)
+    assert ref.batch_normalization(x, three, three, three, three, 1).shape == x.shape
+    dx, dscale, doffset = ref.batch_normalization_grad(x, x, three, three, three, 1)
+    assert dx.shape == x.shape and dscale.tolist() == doffset.tolist() == [0, 0, 0]
+    assert ref.lrn(x).shape == ref.lrn_grad(x, x, x).shape == x.shape
     rows = np.zeros((0, 4), np.float32)
     assert ref.relu(x).shape == ref.relu_grad(x, x).shape == ref.dropout(x, 0.5, seed=1).shape == x.shape
     assert ref.dense(rows, np.zeros((4, 2))).shape == (0, 2)

@@ -45,6 +45,28 @@ def relu_grad(real[::1] dx, const real[::1] dy, const real[::1] y, int num_threa
             fc.relu_grad(pdx + i * PIECE, pdy + i * PIECE, py + i * PIECE, length(n, i))
 
 
+def sigmoid_grad(real[::1] dx, const real[::1] y, const real[::1] dy, int num_threads):
+    cdef const fc_kernels *fc = kernels_for(sizeof(real))
+    cdef fc_index i, n = y.shape[0]
+    cdef real *pdx = &dx[0]
+    cdef const real *py = &y[0]
+    cdef const real *pdy = &dy[0]
+    with nogil, parallel(num_threads=num_threads):
+        for i in prange(pieces(n), schedule="static"):
+            fc.sigmoid_grad(pdx + i * PIECE, py + i * PIECE, pdy + i * PIECE, length(n, i))
+
+
+def tanh_grad(real[::1] dx, const real[::1] y, const real[::1] dy, int num_threads):
+    cdef const fc_kernels *fc = kernels_for(sizeof(real))
+    cdef fc_index i, n = y.shape[0]
+    cdef real *pdx = &dx[0]
+    cdef const real *py = &y[0]
+    cdef const real *pdy = &dy[0]
+    with nogil, parallel(num_threads=num_threads):
+        for i in prange(pieces(n), schedule="static"):
+            fc.tanh_grad(pdx + i * PIECE, py + i * PIECE, pdy + i * PIECE, length(n, i))
+
+
 def dropout(real[::1] y, const real[::1] x, uint64_t seed, uint64_t threshold, double scale, int num_threads,
             uint8_t[::1] where=None):
     """where: a pool's bytes of the same elements, which become FC_DEAD where an element is dropped."""

@@ -32,6 +32,10 @@ cdef extern from "fastconv.h" nogil:
         void (*max_pool_grad_row)(void *dx, const void *x, const void *y, const void *dy, fc_index x_row, fc_index h,
                                   const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c, fc_index count,
                                   int fresh) noexcept nogil
+        void (*avg_pool_row)(void *y, const void *x, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,
+                             fc_index ow, fc_index c) noexcept nogil
+        void (*avg_pool_grad_row)(void *dx, const void *dy, fc_index x_row, fc_index h, const fc_index *lo,
+                                  const fc_index *hi, fc_index ow, fc_index c, fc_index count, int fresh) noexcept nogil
         void (*pool_windows)(void *y, uint8_t *where, fc_index y_row, fc_index y_pixel, const void *x, fc_index x_row,
                              fc_index x_pixel, fc_index rows, fc_index columns, fc_index n) noexcept nogil
         void (*unpool)(void *dy, fc_index dy_row, fc_index dy_pixel, const void *g, const uint8_t *where, fc_index gh,
@@ -39,9 +43,22 @@ cdef extern from "fastconv.h" nogil:
                        double scale) noexcept nogil
         void (*relu)(void *y, const void *x, fc_index n) noexcept nogil
         void (*relu_grad)(void *dx, const void *dy, const void *y, fc_index n) noexcept nogil
+        void (*sigmoid_grad)(void *dx, const void *y, const void *dy, fc_index n) noexcept nogil
+        void (*tanh_grad)(void *dx, const void *y, const void *dy, fc_index n) noexcept nogil
         void (*add)(void *y, const void *x, fc_index n) noexcept nogil
         void (*bias_add)(void *y, const void *x, const void *bias, fc_index rows, fc_index c) noexcept nogil
         void (*column_sum)(void *sum, const void *x, fc_index rows, fc_index c) noexcept nogil
+        void (*moments)(double *sums, fc_index before, const void *total, const void *x, fc_index rows, fc_index c) noexcept nogil
+        void (*normalize)(void *y, const void *x, const void *mean, const void *gain, const void *offset, fc_index rows,
+                          fc_index c) noexcept nogil
+        void (*normalize_sums)(double *sums, const void *dy, const void *x, const void *mean, fc_index rows,
+                               fc_index c) noexcept nogil
+        void (*normalize_grad)(void *dx, const void *dy, const void *x, const void *mean, const void *gain, const void *level,
+                               const void *tilt, fc_index rows, fc_index c) noexcept nogil
+        void (*lrn)(void *y, void *padded, const void *x, fc_index rows, fc_index c, fc_index radius, double bias,
+                    double alpha, double beta) noexcept nogil
+        void (*lrn_grad)(void *dx, void *padded, const void *dy, const void *x, const void *y, fc_index rows, fc_index c,
+                         fc_index radius, double bias, double alpha, double beta) noexcept nogil
         void (*dropout)(void *y, uint8_t *where, const void *x, fc_index n, uint64_t block, uint64_t seed,
                         uint64_t threshold, double scale) noexcept nogil
         void (*adam)(void *p, const void *g, void *m, void *v, fc_index n, double rate, double b1, double b2,

@@ -1,4 +1,4 @@
-"""Max pooling's drivers: output rows shared out among the threads; the gradient by images and channels.
+"""Pooling's drivers: output rows shared out among the threads; the gradient by images and channels.
 
 The gradient of overlapping windows adds to the same pixel from several rows, so a thread owns a whole image, or some of its
 channels: no two threads meet, and the order of the sums does not depend on their number.
@@ -22,6 +22,7 @@ cdef fc_index CHANNELS = 64
 cdef struct Job:
     const fc_kernels *fc
     fc_index size                    # bytes of an element
+    bint average                     # not the maximum
     const char *x                    # [n][h][w][c]
     char *y                          # [n][oh][ow][c]
     int64_t *argmax                  # [n][oh][ow][c] or NULL
@@ -75,6 +76,9 @@ cdef void pool_row(const Job *job, fc_index task) noexcept nogil:
     cdef char *y = job.y + task * job.ow * job.c * job.size
     cdef int64_t *argmax
     cdef fc_index i
+    if job.average:
+        job.fc.avg_pool_row(y, x, row, h, job.left, job.right, job.ow, job.c)
+        return
     if job.argmax == NULL:
         job.fc.max_pool_row(y, x, row, h, job.left, job.right, job.ow, job.c)
         return
@@ -105,47 +109,79 @@ cdef void pool_grad(const Job *job, fc_index task) noexcept nogil:
         cleared = job.bottom[oh]
         x_at = ((n * job.h + job.top[oh]) * row + first) * job.size
         y_at = ((n * job.oh + oh) * job.ow * job.c + first) * job.size
-        job.fc.max_pool_grad_row(job.dx + x_at, job.x + x_at, job.y + y_at, job.dy + y_at, row,
-                                 job.bottom[oh] - job.top[oh], job.left, job.right, job.ow, job.c, count, job.fresh)
+        if job.average:
+            job.fc.avg_pool_grad_row(job.dx + x_at, job.dy + y_at, row, job.bottom[oh] - job.top[oh], job.left, job.right,
+                                     job.ow, job.c, count, job.fresh)
+        else:
+            job.fc.max_pool_grad_row(job.dx + x_at, job.x + x_at, job.y + y_at, job.dy + y_at, row,
+                                     job.bottom[oh] - job.top[oh], job.left, job.right, job.ow, job.c, count, job.fresh)
     clear_rows(job, dx, cleared, job.h, count)
+
+
+cdef int run_rows(Job *job, fc_index size, vertical, horizontal, int num_threads) except -1:
+    cdef fc_index i
+    try:
+        plan(job, size, vertical, horizontal)
+        with nogil, parallel(num_threads=num_threads):
+            for i in prange(job.n * job.oh, schedule="static"):
+                pool_row(job, i)
+    finally:
+        free(job.top)
+    return 0
+
+
+cdef int run_images(Job *job, fc_index size, vertical, horizontal, int num_threads) except -1:
+    cdef fc_index i
+    job.channels = job.c if job.n >= FEW_IMAGES else min(job.c, CHANNELS)
+    job.blocks = (job.c + job.channels - 1) // job.channels
+    try:
+        plan(job, size, vertical, horizontal)
+        job.fresh = (side_by_side(job.top, job.bottom, job.oh, job.bottom[job.oh - 1])
+                     and side_by_side(job.left, job.right, job.ow, job.w))
+        with nogil, parallel(num_threads=num_threads):
+            for i in prange(job.n * job.blocks, schedule="static"):
+                pool_grad(job, i)
+    finally:
+        free(job.top)
+    return 0
 
 
 def max_pool(real[:, :, :, ::1] y, int64_t[:, :, :, ::1] argmax, const real[:, :, :, ::1] x, vertical, horizontal,
              int num_threads):
     """y, and argmax (or None) within each image, of the windows of two geometry.Axis."""
     cdef Job job
-    cdef fc_index i
     memset(&job, 0, sizeof(Job))
     job.n, job.c = x.shape[0], x.shape[3]
     job.x, job.y = <const char *>&x[0, 0, 0, 0], <char *>&y[0, 0, 0, 0]
     if argmax is not None:
         job.argmax = &argmax[0, 0, 0, 0]
-    try:
-        plan(&job, sizeof(real), vertical, horizontal)
-        with nogil, parallel(num_threads=num_threads):
-            for i in prange(job.n * job.oh, schedule="static"):
-                pool_row(&job, i)
-    finally:
-        free(job.top)
+    run_rows(&job, sizeof(real), vertical, horizontal, num_threads)
+
+
+def avg_pool(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, vertical, horizontal, int num_threads):
+    """y: the mean of the image's pixels in each window."""
+    cdef Job job
+    memset(&job, 0, sizeof(Job))
+    job.average, job.n, job.c = True, x.shape[0], x.shape[3]
+    job.x, job.y = <const char *>&x[0, 0, 0, 0], <char *>&y[0, 0, 0, 0]
+    run_rows(&job, sizeof(real), vertical, horizontal, num_threads)
 
 
 def max_pool_grad(real[:, :, :, ::1] dx, const real[:, :, :, ::1] x, const real[:, :, :, ::1] y, const real[:, :, :, ::1] dy,
                   vertical, horizontal, int num_threads):
     """dx of max_pool: the whole of dy to the first pixel of the window that equals y."""
     cdef Job job
-    cdef fc_index i
     memset(&job, 0, sizeof(Job))
     job.n, job.c = x.shape[0], x.shape[3]
     job.x, job.y, job.dy, job.dx = (<const char *>&x[0, 0, 0, 0], <char *>&y[0, 0, 0, 0], <const char *>&dy[0, 0, 0, 0],
                                     <char *>&dx[0, 0, 0, 0])
-    job.channels = job.c if job.n >= FEW_IMAGES else min(job.c, CHANNELS)
-    job.blocks = (job.c + job.channels - 1) // job.channels
-    try:
-        plan(&job, sizeof(real), vertical, horizontal)
-        job.fresh = (side_by_side(job.top, job.bottom, job.oh, job.bottom[job.oh - 1])
-                     and side_by_side(job.left, job.right, job.ow, job.w))
-        with nogil, parallel(num_threads=num_threads):
-            for i in prange(job.n * job.blocks, schedule="static"):
-                pool_grad(&job, i)
-    finally:
-        free(job.top)
+    run_images(&job, sizeof(real), vertical, horizontal, num_threads)
+
+
+def avg_pool_grad(real[:, :, :, ::1] dx, const real[:, :, :, ::1] dy, vertical, horizontal, int num_threads):
+    """dx of avg_pool: dy shared out evenly among the image's pixels in the window."""
+    cdef Job job
+    memset(&job, 0, sizeof(Job))
+    job.average, job.n, job.c = True, dx.shape[0], dx.shape[3]
+    job.dy, job.dx = <const char *>&dy[0, 0, 0, 0], <char *>&dx[0, 0, 0, 0]
+    run_images(&job, sizeof(real), vertical, horizontal, num_threads)

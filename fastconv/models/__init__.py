@@ -2,6 +2,21 @@
 
 from __future__ import annotations
 
+from fastconv.models.alexnet import AlexNet
+from fastconv.models.googlenet import GoogLeNet, InceptionModule
+from fastconv.models.lenet import LeNet5
 from fastconv.models.mnist import DeepCNN, LayersModel, Model, SimpleCNN
+from fastconv.models.resnet import ResNet, ResNetCIFAR
 
-__all__ = ["DeepCNN", "LayersModel", "Model", "SimpleCNN"]
+__all__ = [
+    "AlexNet",
+    "DeepCNN",
+    "GoogLeNet",
+    "InceptionModule",
+    "LayersModel",
+    "LeNet5",
+    "Model",
+    "ResNet",
+    "ResNetCIFAR",
+    "SimpleCNN",
+]

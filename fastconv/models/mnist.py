@@ -12,17 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 from fastconv.initializers import random_normal
-from fastconv.layers import Conv2D, Dense, Dropout, Flatten, Layer, MaxPooling2D, Sequential
+from fastconv.layers import Conv2D, Dense, Dropout, Flatten, Layer, MaxPooling2D
+from fastconv.models._network import Network
 from fastconv.optimizers import Adam
-from fastconv.training import Classifier, Optimizer
+from fastconv.training import Optimizer
 
 
-class _MnistClassifier(Classifier):
-    """What the four have in common.
-
-    name: of this member, None for the class'. seed: of everything random: start, order, dropout.
-    optimizer: called once with the learning rate: `Adam`, `SGD`, `functools.partial(SGD, momentum=0.9)`, ...
-    """
+class _MnistClassifier(Network):
+    """What the four have in common; the options are Network's."""
 
     def __init__(
         self,
@@ -32,9 +29,8 @@ class _MnistClassifier(Classifier):
         *,
         optimizer: Callable[[float], Optimizer] = Adam,
     ) -> None:
-        name = type(self).__name__ if name is None else name
-        net = Sequential(self._layers(), input_shape=(28, 28, 1), seed=seed, name=name)
-        super().__init__(net, optimizer(learning_rate), name)
+        options = {"name": name, "learning_rate": learning_rate, "seed": seed, "optimizer": optimizer}
+        super().__init__(self._layers(), (28, 28, 1), **options)
 
     def train(self, x: Any, y: Any, keep_prob: float | None = 0.7) -> tuple[float, float]:
         """One step on one batch: (cost, accuracy) of the batch before the step, with dropout on."""

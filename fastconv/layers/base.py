@@ -1,0 +1,82 @@
+"""Layer, what all layers share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from fastconv import _arguments as arguments
+from fastconv.initializers import Initializer
+
+Result = tuple[np.ndarray, Any]  # y, and backward or None
+Specs = dict[str, tuple[tuple[int, ...], Initializer]]  # shape and start of each array of a layer, by its key
+
+
+class Layer:
+    """A name, declared parameters and, once a model owns the layer, views of them.
+
+    `specs` are trained: they have gradients, and count_params counts them. `statistic_specs` are not, but
+    belong to the layer's `weights` all the same: they are saved, loaded and copied with the rest.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        if name is not None and (not isinstance(name, str) or not name or "/" in name):
+            raise ValueError(f"name must be a string without '/', not {name!r}")
+        self.name = name
+        self.specs: Specs = {}  # declared by build, as the next one
+        self.statistic_specs: Specs = {}
+        self.weights: dict[str, np.ndarray] = {}
+        self.grads: dict[str, np.ndarray] = {}
+        self.rng: np.random.Generator | None = None  # the owning model's; None while no model owns the layer
+        self.stale: set[str] = set()  # gradients to be replaced, not added to
+
+    def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Declare the parameters for this input shape; return the output's. Neither has the batch axis."""
+        y, _ = self(np.empty((0, *input_shape), np.float32))  # nn knows the geometry: an empty batch asks it
+        return y.shape[1:]
+
+    def __call__(self, x: np.ndarray, training: bool = False) -> Result:
+        raise NotImplementedError
+
+    def accumulate(self, key: str, gradient: Callable[[np.ndarray | None], np.ndarray]) -> None:
+        """Add a gradient: `gradient(out)` writes it into `out`, or a new array for None, and returns it."""
+        if key in self.stale:
+            gradient(self.grads[key])
+            self.stale.discard(key)
+        else:
+            self.grads[key] += gradient(None)
+
+    def owned_weights(self) -> dict[str, np.ndarray]:
+        """The parameters; RuntimeError while no model owns the layer."""
+        if not self.weights:
+            raise RuntimeError(
+                f"{type(self).__name__} needs a Sequential with input_shape to own its parameters"
+            )
+        return self.weights
+
+    def members(self, path: str = "") -> Iterator[tuple[str, Layer]]:
+        """(path, layer) of this layer; of the layers inside if it is a container."""
+        yield path, self
+
+    def count_params(self) -> int:
+        """How many numbers training changes."""
+        unique = {id(layer): layer for _, layer in self.members()}
+        return sum(count_numbers(layer.specs) for layer in unique.values())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copied or pickled view would be an array of its own: the copied model makes new ones.
+        return {**self.__dict__, "weights": {}, "grads": {}}
+
+
+def count_numbers(specs: Specs) -> int:
+    """How many numbers the arrays hold together."""
+    return sum(math.prod(shape) for shape, _ in specs.values())
+
+
+def checked_padding(padding: Any) -> Any:
+    """The padding as it was given, if it is one."""
+    arguments.padding(padding)
+    return padding

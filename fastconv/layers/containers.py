@@ -1,0 +1,317 @@
+"""Layers made of layers: one after the other (Sequential), side by side (Concatenate), added (Residual)."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastconv import _arguments as arguments
+from fastconv import _chains as chains
+from fastconv._kernels import memory
+from fastconv.layers.base import Layer, Result, count_numbers
+
+Branch = Layer | Sequence[Layer]  # a list stands for a Sequential of it
+
+
+class Container(Layer):
+    """What the three share: layers inside, with names of their own and paths through the container's."""
+
+    def __init__(self, layers: Sequence[Layer], name: str | None, argument: str) -> None:
+        super().__init__(name)
+        self.layers = list(layers)
+        for i, layer in enumerate(self.layers):
+            if not isinstance(layer, Layer):
+                raise TypeError(f"{argument}[{i}] must be a layer, not {layer!r}")
+        if not self.layers:
+            raise ValueError(f"{argument} must hold at least one layer, not []")
+        self._name_layers()
+
+    def members(self, path: str = "") -> Iterator[tuple[str, Layer]]:
+        """(path, layer) of all layers inside, in order; a layer that stands twice comes twice."""
+        for layer in self.layers:
+            yield from layer.members(f"{path}/{layer.name}" if path else str(layer.name))
+
+    def _name_layers(self) -> None:
+        """conv2d, conv2d_1, ... Names must be unique: a checkpoint finds parameters by them."""
+        unique = list({id(layer): layer for layer in self.layers}.values())
+        taken = [layer.name for layer in unique if layer.name is not None]
+        for name in taken:
+            if taken.count(name) > 1:
+                raise ValueError(
+                    f"name must be unique among the layers of a {type(self).__name__}, not {name!r} twice"
+                )
+        for layer in unique:
+            if layer.name is None:
+                layer.name = _free_name(type(layer).__name__, taken)
+                taken.append(layer.name)
+
+
+class Concatenate(Container):
+    """Branches on the same input x [N, ...], joined along the channels -> [N, ..., C1 + C2 + ...].
+
+    branches: layers, or lists of layers that stand for a Sequential. The results agree in all but channels.
+    """
+
+    def __init__(self, branches: Sequence[Branch], *, name: str | None = None) -> None:
+        super().__init__([_as_layer(branch) for branch in branches], name, "branches")
+
+    def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Build each branch on the same input."""
+        shapes = [layer.build(input_shape) for layer in self.layers]
+        if len({shape[:-1] for shape in shapes}) > 1 or not shapes[0]:
+            raise ValueError(f"branches must have results that differ in channels alone, not {shapes}")
+        return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+
+    def __call__(self, x: np.ndarray, training: bool = False) -> Result:
+        results, backwards = zip(*(layer(x, training) for layer in self.layers), strict=True)
+        ends = np.cumsum([part.shape[-1] for part in results]).tolist()
+        y = memory.empty((*results[0].shape[:-1], ends[-1]), results[0].dtype)
+        np.concatenate(results, axis=-1, out=y)
+        if not training:
+            return y, None
+        shapes = [part.shape for part in results]
+
+        def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
+            dx = None
+            for branch_backward, shape, end in zip(backwards, shapes, ends, strict=True):
+                part = memory.empty(shape, dy.dtype)  # a copy: the kernels want contiguous arrays
+                part[...] = dy[..., end - shape[-1] : end]
+                branch_dx = branch_backward(part, input_gradient=input_gradient)
+                if input_gradient:
+                    dx = branch_dx if dx is None else _sum(dx, branch_dx)
+            return dx
+
+        return y, backward
+
+
+class Residual(Container):
+    """The sum of a branch and a shortcut past it, x [N, ...] -> branch(x) + shortcut(x).
+
+    branch: a layer, or a list of layers that stands for a Sequential. shortcut: the same, where the branch
+    changes the shape (a projection); None is the identity. A relu behind the sum is a layer of its own.
+
+    He et al., "Deep residual learning for image recognition", CVPR 2016.
+    """
+
+    def __init__(self, branch: Branch, shortcut: Branch | None = None, *, name: str | None = None) -> None:
+        layers = [_as_layer(branch, "branch")]
+        if shortcut is not None:
+            layers.append(_as_layer(shortcut, "shortcut"))
+        super().__init__(layers, name, "branch, shortcut")
+
+    def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Build both on the same input."""
+        output_shape, *rest = [layer.build(input_shape) for layer in self.layers]
+        shortcut_shape = rest[0] if rest else tuple(input_shape)
+        if output_shape != shortcut_shape:
+            raise ValueError(
+                f"branch and shortcut must have the same shape, not {output_shape} and {shortcut_shape}"
+            )
+        return output_shape
+
+    def __call__(self, x: np.ndarray, training: bool = False) -> Result:
+        y, backward_branch = self.layers[0](x, training)
+        past, backward_past = self.layers[1](x, training) if len(self.layers) > 1 else (x, None)
+
+        def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
+            dx = backward_branch(dy, input_gradient=input_gradient)
+            past_dx = dy if backward_past is None else backward_past(dy, input_gradient=input_gradient)
+            return _sum(dx, past_dx) if input_gradient else None
+
+        return _sum(y, past), backward if training else None
+
+
+class Sequential(Container):
+    """Layers one after the other. With input_shape it is a model, without one a part of another net.
+
+    input_shape: of one example, without the batch axis, e.g. (28, 28, 1).
+    seed: of the model's generator `rng`, which draws the parameters in layer order, then Dropout's seeds.
+    dtype: float32 or float64, of the parameters and of all that is computed.
+
+    A model has `parameters` and `gradients`, [count_params()] each, and `statistics`, what layers keep and
+    nobody trains; all views of them are in `weights` and `grads`, by path ("conv2d/kernel"). Layers without
+    a name get their class' and a number, as in Keras.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        input_shape: Sequence[int] | None = None,
+        seed: int = 0,
+        dtype: Any = np.float32,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(layers, name, "layers")
+        self.output_shapes: list[tuple[int, ...]] = []
+        self.arena: memory.Arena | None = None
+        self._linked: tuple[list[Layer], list[Any]] = ([], [])
+        if input_shape is not None:
+            self._become_model(input_shape, seed, np.dtype(dtype))
+
+    def __call__(self, x: np.ndarray, training: bool = False) -> Result:
+        """A model accepts anything array-like, [N, *input_shape], and casts it to its dtype."""
+        if self.rng is not None:
+            x = self._input(x)
+        steps = self._steps()
+        backwards: list[Any] = []
+        with self._memory():
+            for step in steps:
+                x, step_backward = step(x, training)
+                backwards.append(step_backward)
+        if not training:
+            return x, None
+
+        def backward(dy: Any, input_gradient: bool = True) -> np.ndarray | None:
+            # Without dx, nothing before the first step with parameters has anything to compute.
+            parameters = (i for i, step in enumerate(steps) if step.count_params())
+            first = 0 if input_gradient else next(parameters, len(steps))
+            with self._memory():
+                for i in reversed(range(first, len(steps))):
+                    dy = backwards[i](dy, input_gradient=input_gradient or i > first)
+            return dy if input_gradient else None
+
+        return x, backward
+
+    def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Build the layers in order."""
+        self.output_shapes = []
+        shape = tuple(input_shape)
+        for layer in self.layers:
+            try:
+                output_shape = layer.build(shape)
+            except ValueError as error:
+                raise ValueError(f"{layer.name} on an input of shape {shape}: {error}") from error
+            self.output_shapes.append(output_shape)
+            shape = output_shape
+        return shape
+
+    def summary(self, print_fn: Callable[[str], Any] = print) -> None:
+        """Print a table of the model's layers, their output shapes and their numbers of parameters."""
+        rows = [("Layer (type)", "Output shape", "Parameters")]
+        for i, (layer, shape) in enumerate(zip(self.layers, self.output_shapes, strict=True)):
+            again = any(layer is earlier for earlier in self.layers[:i])
+            count = "shared" if again else f"{layer.count_params():,}"
+            rows.append((f"{layer.name} ({type(layer).__name__})", str((None, *shape)), count))
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
+        thin, thick = "_" * len(lines[0]), "=" * len(lines[0])
+        title = f'Model: "{self.name or "sequential"}"'
+        totals = [f"Total parameters: {self.count_params():,}"]
+        if self.statistics.size:
+            totals.append(f"Statistics, not trained: {self.statistics.size:,}")
+        print_fn("\n".join([title, thin, lines[0], thick, *lines[1:], thick, *totals, thin]))
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of all parameters and statistics in layer order, each layer's in the order of `weights`."""
+        return [view.copy() for view in self.weights.values()]
+
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """The reverse of get_weights; ValueError, and nothing set, unless all shapes agree."""
+        shapes = [np.shape(array) for array in weights]
+        expected = [view.shape for view in self.weights.values()]
+        if shapes != expected:
+            raise ValueError(f"weights must have the shapes {expected}, not {shapes}")
+        for view, array in zip(self.weights.values(), weights, strict=True):
+            view[...] = array
+
+    def forget_gradients(self) -> None:
+        """The next gradient of each parameter replaces what `gradients` holds, instead of adding to it."""
+        for _, layer in self.members():
+            layer.stale = set(layer.grads)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "arena": None, "_linked": ([], [])}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.rng is not None:
+            self.arena = memory.Arena()
+            self._bind()
+
+    def _steps(self) -> list[Any]:
+        """The layers as they are computed; linked again when `layers` has changed."""
+        if self._linked[0] != self.layers:
+            self._linked = list(self.layers), chains.link(self.layers)
+        return self._linked[1]
+
+    def _memory(self) -> contextlib.AbstractContextManager[None]:
+        """A model's activations and gradients lie in memory that is used again from step to step."""
+        return contextlib.nullcontext() if self.arena is None else memory.reusing(self.arena)
+
+    def _become_model(self, input_shape: Sequence[int], seed: int, dtype: np.dtype) -> None:
+        if dtype not in (np.float32, np.float64):
+            raise ValueError(f"dtype must be float32 or float64, not {dtype}")
+        rng = np.random.default_rng(arguments.whole("seed", seed, 0))
+        self.input_shape = tuple(arguments.whole("input_shape", size, 1) for size in input_shape)
+        for path, layer in self.members():
+            if layer.rng is not None:
+                raise ValueError(f"layers: {path} belongs to another model already")
+            layer.specs, layer.statistic_specs = {}, {}  # of an attempt that failed
+        self.output_shape = self.build(self.input_shape)
+        self.parameters = np.zeros(self.count_params(), dtype)
+        self.gradients = np.zeros_like(self.parameters)
+        unique = self._unique_members()
+        self.statistics = np.zeros(sum(count_numbers(layer.statistic_specs) for _, layer in unique), dtype)
+        self._bind()
+        for _, layer in unique:
+            for key, (shape, initializer) in (*layer.specs.items(), *layer.statistic_specs.items()):
+                values = np.asarray(initializer(rng, shape))
+                if values.shape != shape:
+                    raise ValueError(f"{key}_initializer must return shape {shape}, not {values.shape}")
+                layer.weights[key][...] = values
+        for _, layer in unique:  # only now: until nothing can fail, the layers are free for another model
+            layer.rng = rng
+        self.rng, self.arena = rng, memory.Arena()
+
+    def _bind(self) -> None:
+        """Give each layer views of its part of the flat arrays."""
+        trained = kept = 0
+        for path, layer in self._unique_members():
+            for key, (shape, _) in layer.specs.items():
+                part = slice(trained, trained + math.prod(shape))
+                layer.weights[key] = self.weights[f"{path}/{key}"] = self.parameters[part].reshape(shape)
+                layer.grads[key] = self.grads[f"{path}/{key}"] = self.gradients[part].reshape(shape)
+                trained = part.stop
+            for key, (shape, _) in layer.statistic_specs.items():
+                part = slice(kept, kept + math.prod(shape))
+                layer.weights[key] = self.weights[f"{path}/{key}"] = self.statistics[part].reshape(shape)
+                kept = part.stop
+
+    def _unique_members(self) -> list[tuple[str, Layer]]:
+        unique: dict[int, tuple[str, Layer]] = {}
+        for path, layer in self.members():
+            unique.setdefault(id(layer), (path, layer))
+        return list(unique.values())
+
+    def _input(self, x: Any) -> np.ndarray:
+        x = np.asarray(x)
+        if x.dtype.kind not in "biuf":
+            raise TypeError(f"x must hold numbers, not dtype {x.dtype}")
+        if x.shape[1:] != self.input_shape or x.ndim == 0:
+            raise ValueError(f"x must be [N, {', '.join(map(str, self.input_shape))}], not shape {x.shape}")
+        return x.astype(self.parameters.dtype, copy=False)
+
+
+def _as_layer(branch: Branch, name: str | None = None) -> Layer:
+    """The layer itself; a Sequential of this name for a list of layers."""
+    return Sequential(branch, name=name) if isinstance(branch, (list, tuple)) else branch
+
+
+def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a + b as a new array: either may be somebody else's."""
+    return np.add(a, b, out=memory.empty(a.shape, a.dtype))
+
+
+def _free_name(class_name: str, taken: Sequence[str]) -> str:
+    """The class' name in lower case with _ between words, as Keras makes it, and the first free number."""
+    base = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", class_name).lower()
+    name, number = base, 0
+    while name in taken:
+        number += 1
+        name = f"{base}_{number}"
+    return name

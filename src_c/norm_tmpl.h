@@ -1,0 +1,198 @@
+/* Normalization of rows of c channels.  The contracts stand in fastconv.h.
+ *
+ * Over the rows: Ioffe and Szegedy, "Batch normalization", ICML 2015.  The sums over a block of rows are taken in T and go on in
+ * double, those of squares around the block's own mean: no difference of large numbers is ever rounded to T.
+ */
+#define SUM_VECTORS 4 /* of channels at a time: as many chains of additions as their latency needs */
+
+FC_INLINE vec FN(load_lanes)(const T *p, fc_index lanes) { return lanes < VL ? FN(load_part)(p, lanes) : FN(load)(p); }
+
+FC_INLINE void FN(store_lanes)(T *p, vec v, fc_index lanes)
+{
+    if (lanes < VL)
+        FN(store_part)(p, v, lanes);
+    else
+        FN(store)(p, v);
+}
+
+/* moments for `vectors` vectors of channels; lanes: of the only one, or VL. */
+FC_INLINE void FN(moments_of)(double *mean, double *squares, fc_index before, const T *total, const T *x, fc_index rows,
+                              fc_index c, int vectors, fc_index lanes)
+{
+    vec centre[SUM_VECTORS] = {0}, sum[SUM_VECTORS] = {0}, square[SUM_VECTORS] = {0};
+    for (int v = 0; v < vectors; v++)
+        centre[v] = FN(load_lanes)(total + v * VL, lanes) / (T)rows;
+    for (fc_index r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) {
+            const vec d = FN(load_lanes)(x + r * c + v * VL, lanes) - centre[v];
+            sum[v] += d;
+            square[v] += d * d;
+        }
+    /* The centre is a rounded mean; the sum of the deviations from it corrects both.  Then the block joins the rows before it.
+     * (Chan, Golub and LeVeque, "Algorithms for computing the sample variance: analysis and recommendations", The American
+     * Statistician, 1983: the corrected two-pass and the pairwise algorithm.) */
+    const double share = (double)rows / (double)(before + rows);
+    for (int v = 0; v < vectors; v++) {
+        T centres[VL], sums[VL], square_sums[VL];
+        FN(store)(centres, centre[v]);
+        FN(store)(sums, sum[v]);
+        FN(store)(square_sums, square[v]);
+        for (fc_index e = 0; e < VL && e < lanes; e++) {
+            const double off = (double)sums[e] / (double)rows, around = (double)square_sums[e] - (double)sums[e] * off;
+            const double delta = (double)centres[e] + off - mean[v * VL + e];
+            mean[v * VL + e] += delta * share;
+            squares[v * VL + e] += (around < 0 ? 0 : around) + delta * delta * share * (double)before;
+        }
+    }
+}
+
+static void FN(moments)(double *sums, fc_index before, const void *total_, const void *x_, fc_index rows, fc_index c)
+{
+    const T *total = total_, *x = x_;
+    fc_index ch = 0;
+    for (; ch + SUM_VECTORS * VL <= c; ch += SUM_VECTORS * VL)
+        FN(moments_of)(sums + ch, sums + c + ch, before, total + ch, x + ch, rows, c, SUM_VECTORS, VL);
+    for (; ch < c; ch += VL)
+        FN(moments_of)(sums + ch, sums + c + ch, before, total + ch, x + ch, rows, c, 1, c - ch);
+}
+
+static void FN(normalize)(void *y_, const void *x_, const void *mean_, const void *gain_, const void *offset_, fc_index rows,
+                          fc_index c)
+{
+    T *restrict y = y_;
+    const T *restrict x = x_, *restrict mean = mean_, *restrict gain = gain_, *restrict offset = offset_;
+    for (fc_index r = 0; r < rows; r++)
+        for (fc_index ch = 0; ch < c; ch++)
+            y[r * c + ch] = (x[r * c + ch] - mean[ch]) * gain[ch] + offset[ch];
+}
+
+FC_INLINE void FN(normalize_sums_of)(double *sums, double *products, const T *dy, const T *x, const T *mean_, fc_index rows,
+                                     fc_index c, int vectors, fc_index lanes)
+{
+    vec mean[SUM_VECTORS] = {0}, sum[SUM_VECTORS] = {0}, product[SUM_VECTORS] = {0};
+    for (int v = 0; v < vectors; v++)
+        mean[v] = FN(load_lanes)(mean_ + v * VL, lanes);
+    for (fc_index r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) {
+            const fc_index at = r * c + v * VL;
+            const vec gradient = FN(load_lanes)(dy + at, lanes);
+            sum[v] += gradient;
+            product[v] += gradient * (FN(load_lanes)(x + at, lanes) - mean[v]);
+        }
+    for (int v = 0; v < vectors; v++) {
+        T part[VL], product_part[VL];
+        FN(store)(part, sum[v]);
+        FN(store)(product_part, product[v]);
+        for (fc_index e = 0; e < VL && e < lanes; e++) {
+            sums[v * VL + e] += (double)part[e];
+            products[v * VL + e] += (double)product_part[e];
+        }
+    }
+}
+
+static void FN(normalize_sums)(double *sums, const void *dy_, const void *x_, const void *mean_, fc_index rows, fc_index c)
+{
+    const T *dy = dy_, *x = x_, *mean = mean_;
+    fc_index ch = 0;
+    for (; ch + SUM_VECTORS * VL <= c; ch += SUM_VECTORS * VL)
+        FN(normalize_sums_of)(sums + ch, sums + c + ch, dy + ch, x + ch, mean + ch, rows, c, SUM_VECTORS, VL);
+    for (; ch < c; ch += VL)
+        FN(normalize_sums_of)(sums + ch, sums + c + ch, dy + ch, x + ch, mean + ch, rows, c, 1, c - ch);
+}
+#undef SUM_VECTORS
+
+static void FN(normalize_grad)(void *dx_, const void *dy_, const void *x_, const void *mean_, const void *gain_,
+                               const void *level_, const void *tilt_, fc_index rows, fc_index c)
+{
+    T *restrict dx = dx_;
+    const T *restrict dy = dy_, *restrict x = x_, *restrict mean = mean_, *restrict gain = gain_;
+    const T *restrict level = level_, *restrict tilt = tilt_;
+    for (fc_index r = 0; r < rows; r++)
+        for (fc_index ch = 0; ch < c; ch++) {
+            const fc_index at = r * c + ch;
+            dx[at] = (dy[at] - level[ch] - (x[at] - mean[ch]) * tilt[ch]) * gain[ch];
+        }
+}
+
+/* Over neighbouring channels: Krizhevsky, Sutskever and Hinton, "ImageNet classification with deep convolutional neural networks",
+ * NIPS 2012, section 3.3.  The scratch array holds the rows with `radius` zeros between them and at both ends, so that the
+ * window of channel ch is elements ch .. ch + 2 * radius from its row's start on:
+ *
+ *     0 0 | c values | 0 0 | c values | 0 0        radius 2; a row starts every c + radius elements
+ */
+FC_INLINE vec FN(channel_window)(const T *from, fc_index radius)
+{
+    vec sum = FN(load)(from);
+    for (fc_index k = 1; k <= 2 * radius; k++)
+        sum += FN(load)(from + k);
+    return sum;
+}
+
+static void FN(clear_borders)(T *padded, fc_index rows, fc_index c, fc_index radius)
+{
+    for (fc_index r = 0; r <= rows; r++)
+        for (fc_index k = 0; k < radius; k++)
+            padded[r * (c + radius) + k] = 0;
+}
+
+/* scale[rows][c] = bias + alpha * the sum over the window of x * x. */
+static void FN(lrn_scale)(T *restrict scale, T *restrict padded, const T *restrict x, fc_index rows, fc_index c, fc_index radius,
+                          T bias, T alpha)
+{
+    for (fc_index r = 0; r < rows; r++) {
+        T *square = padded + r * (c + radius) + radius;
+        for (fc_index ch = 0; ch < c; ch++)
+            square[ch] = x[r * c + ch] * x[r * c + ch];
+    }
+    for (fc_index r = 0; r < rows; r++)
+        for (fc_index ch = 0; ch < c; ch += VL)
+            FN(store_lanes)(scale + r * c + ch, FN(channel_window)(padded + r * (c + radius) + ch, radius) * alpha + bias, c - ch);
+}
+
+/* y[n] = x[n] / scale[n] ** beta; y may be scale.  Square roots are vector instructions, pow is a call for each element. */
+static void FN(damp)(T *y, const T *x, const T *scale, fc_index n, double beta)
+{
+    if (beta == 0.5)
+        for (fc_index i = 0; i < n; i++)
+            y[i] = x[i] / SQRT(scale[i]);
+    else if (beta == 0.75)
+        for (fc_index i = 0; i < n; i++) {
+            const T root = SQRT(scale[i]);
+            y[i] = x[i] / (root * SQRT(root));
+        }
+    else
+        for (fc_index i = 0; i < n; i++)
+            y[i] = x[i] * POW(scale[i], (T)-beta);
+}
+
+static void FN(lrn)(void *y_, void *padded_, const void *x_, fc_index rows, fc_index c, fc_index radius, double bias, double alpha,
+                    double beta)
+{
+    T *y = y_, *padded = padded_;
+    const T *x = x_;
+    FN(clear_borders)(padded, rows, c, radius);
+    FN(lrn_scale)(y, padded, x, rows, c, radius, (T)bias, (T)alpha);
+    FN(damp)(y, x, y, rows * c, beta);
+}
+
+static void FN(lrn_grad)(void *dx_, void *padded_, const void *dy_, const void *x_, const void *y_, fc_index rows, fc_index c,
+                         fc_index radius, double bias, double alpha, double beta)
+{
+    T *dx = dx_, *padded = padded_;
+    const T *dy = dy_, *x = x_, *y = y_;
+    const vec factor = FN(splat)((T)(2 * alpha * beta));
+    FN(clear_borders)(padded, rows, c, radius);
+    FN(lrn_scale)(dx, padded, x, rows, c, radius, (T)bias, (T)alpha);
+    for (fc_index r = 0; r < rows; r++) {
+        T *restrict ratio = padded + r * (c + radius) + radius;
+        for (fc_index ch = 0; ch < c; ch++)
+            ratio[ch] = dy[r * c + ch] * y[r * c + ch] / dx[r * c + ch];
+    }
+    FN(damp)(dx, dy, dx, rows * c, beta);
+    for (fc_index r = 0; r < rows; r++)
+        for (fc_index ch = 0; ch < c; ch += VL) {
+            const fc_index at = r * c + ch, lanes = c - ch;
+            const vec others = FN(channel_window)(padded + r * (c + radius) + ch, radius) * factor;
+            FN(store_lanes)(dx + at, FN(load_lanes)(dx + at, lanes) - others * FN(load_lanes)(x + at, lanes), lanes);
+        }
+}
