@@ -276,6 +276,7 @@ cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept n
 cdef int run_correlate(Job *job, int num_threads) except -1:
     cdef fc_index i, taps = job.v.taps * job.u.taps, tasks, run, pixels, pack_tasks = taps * job.panels.count
     cdef fc_index packed_bytes, thread_bytes
+    cdef bint wide
     cdef Block block
     cdef char *data
     job.groups = min(job.panels.count, ceil_div(TASKS, max(job.units, 1)))
@@ -286,8 +287,8 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     pixels = job.x.n * job.v.count * job.u.count
     if job.transposed and taps == 1 and pixels <= FEW_PIXELS:  # one tap's rows are already what dots reads
         job.few, pack_tasks = True, 0
-    job.in_place = (not job.transposed and pixels <= PIXELS_TO_PACK
-                    and job.fc.max_vectors * job.fc.vl * job.size >= LEAST_ROW_BYTES)
+    wide = job.fc.max_vectors * job.fc.vl * job.size >= LEAST_ROW_BYTES
+    job.in_place = not job.transposed and pixels <= (PIXELS_TO_PACK if wide else FEW_PIXELS)
     packed_bytes = whole_lines(job.depth * job.panels.vectors * job.fc.vl * job.size) if pack_tasks else 0
     thread_bytes = job.buffer_bytes
     if job.pools:
