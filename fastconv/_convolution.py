@@ -108,12 +108,9 @@ class Convolution:
         if _algorithms.winograd(*self._choice, computes):
             return _winograd, (self.vertical, self.horizontal), x, filters
         if self._dense:
-            return (
-                _direct,
-                (_POINT, _POINT),
-                x.reshape(len(x), 1, 1, -1),
-                filters.reshape(1, 1, -1, filters.shape[3]),
-            )
+            window = math.prod(filters.shape[:3])
+            x, filters = x.reshape(len(x), 1, 1, window), filters.reshape(1, 1, window, filters.shape[3])
+            return _direct, (_POINT, _POINT), x, filters
         return _direct, (self.vertical, self.horizontal), x, filters
 
     def _pooled(self, unpool: tuple[NDArray, float] | None) -> tuple[Any, ...] | None:

@@ -328,6 +328,10 @@ def test_an_empty_batch_goes_forward_and_backward(padding):
 
 
 def test_no_channels_or_no_filters_leave_zeros_or_nothing():
+    whole = (2, 3, 3, 3)  # an image of the filter's size
+    nothing = np.zeros((2, 1, 1, 0), np.float32)
+    assert not nn.conv2d_backprop_input(whole, np.ones((3, 3, 3, 0), np.float32), nothing, 1, "VALID").any()
+    assert not nn.conv2d(np.ones((2, 3, 3, 0)), np.ones((3, 3, 0, 4)), 1, "VALID").any()
     x, w = normal((1, 5, 5, 3), np.float32), normal((3, 3, 3, 4), np.float32)
     bias = np.array([1, -2, 3, 0], np.float32)
     y = nn.conv2d(x[..., :0], w[:, :, :0], 1, "SAME", bias=bias, activation="relu")
