@@ -1,4 +1,4 @@
-"""fastconv against other frameworks, in turn: single layers, and whole MNIST networks.
+"""fastconv against other frameworks, in turn: single layers, and whole networks.
 
     python benchmarks/peers.py --torch PYTHON --tensorflow PYTHON
 
@@ -13,6 +13,7 @@ it (NNPACK or im2col and MKL; Eigen), which wins some rows: with a few input cha
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -20,21 +21,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import networks
 import report
 import shapes
 import timing
 
 import fastconv
+from fastconv import models
 
 ROUNDS = 7
 
 CONVOLUTION_OPS = ("conv2d", "conv2d_backprop_input", "conv2d_backprop_filter")
 POOL_OPS = ("max_pool2d", "max_pool_grad")
-SECTIONS = ("convolutions", "pools", "steps")
+SECTIONS = ("convolutions", "pools", "steps", "memory")
 
-# How far results may be apart, as a share of their norm: by float32's rounding, or, where each framework
-# drops other activations, by what that does to the logits after one step of training.
-ROUNDING, DROPPING = 1e-4, 0.3
+# How far results may be apart, as a share of their norm: by float32's rounding; in the logits after one step
+# of training, in which Adam takes but the sign of a gradient, however small; and where each framework drops
+# other activations.
+ROUNDING, STEPPING, DROPPING = 1e-4, 0.05, 0.3
 
 
 class Worker:
@@ -43,7 +47,7 @@ class Worker:
     def __init__(self, python: str, name: str, threads: int) -> None:
         script = Path(__file__).with_name("workers.py")
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.name = name
+        self.name, self.python, self.threads = name, python, threads
         self.process = subprocess.Popen([python, script, name, str(threads)], text=True, **pipes)
         start = self._answer()
         self.version: str = start["version"]
@@ -52,6 +56,13 @@ class Worker:
     def ask(self, **question: Any) -> dict[str, Any]:
         print(json.dumps(question), file=self.process.stdin, flush=True)
         return self._answer()
+
+    def again(self) -> Worker:
+        return Worker(self.python, self.name, self.threads)
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
 
     def _answer(self) -> dict[str, Any]:
         line = self.process.stdout.readline()
@@ -81,7 +92,9 @@ class Task(NamedTuple):
 
     @property
     def tolerance(self) -> float:
-        return DROPPING if self.op == "train" and self.case["rate"] else ROUNDING
+        if self.op != "train":
+            return ROUNDING
+        return DROPPING if self.case["dropout"] else STEPPING
 
     def row(self, seconds: dict[str, float]) -> report.Row:
         row = report.Row(self.op, str(self.layer), None, seconds, kind=self.layer.kind)
@@ -99,8 +112,12 @@ def tasks(sections: list[str], dtype: str) -> Iterator[Task]:
         if section in sections:
             yield from (Task(op, layer, _layer_case(op, layer, dtype)) for op in ops for layer in table)
     if "steps" in sections:
-        for op, nets in (("train", shapes.TRAINED), ("predict", shapes.PREDICTED)):
-            yield from (Task(op, net, _net_case(op, net, dtype)) for net in nets)
+        yield from network_tasks(dtype)
+
+
+def network_tasks(dtype: str) -> Iterator[Task]:
+    for op, nets in (("train", shapes.TRAINED), ("predict", shapes.PREDICTED)):
+        yield from (Task(op, net, _net_case(op, net, dtype)) for net in nets)
 
 
 def _layer_case(op: str, layer: shapes.Conv | shapes.Pool, dtype: str) -> dict[str, Any]:
@@ -112,8 +129,21 @@ def _layer_case(op: str, layer: shapes.Conv | shapes.Pool, dtype: str) -> dict[s
 
 
 def _net_case(op: str, net: shapes.Net, dtype: str) -> dict[str, Any]:
-    shape = {"network": net.network, "x": net.x, "weights": net.weights, "rate": net.rate}
-    return {"op": op, "dtype": dtype, **shape}
+    facts = _net_facts(net.network, net.arguments)
+    x = net.images, *facts["image"]
+    return {"op": op, "dtype": dtype, "network": (net.network, net.arguments), "x": x, **facts}
+
+
+@functools.lru_cache
+def _net_facts(network: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
+    model = getattr(models, network)(*arguments)
+    return {
+        "image": model.net.input_shape,
+        "classes": model.classes,
+        "description": networks.describe(model.net, model.net.input_shape),
+        "sizes": [(path.rpartition("/")[2], view.shape) for path, view in model.net.weights.items()],
+        "dropout": bool(model.dropouts),
+    }
 
 
 def prepare(workers: list[Worker], task: Task) -> None:
@@ -139,6 +169,18 @@ def measure(opponents: list[Opponent], rounds: int) -> dict[str, float]:
     return {opponent.name: min(turn[i] for turn in turns) for i, opponent in enumerate(opponents)}
 
 
+def memory(opponents: list[Opponent], task: Task) -> dict[str, int]:
+    """The most bytes that each had in memory, in a process that does nothing else."""
+    return {opponent.name: _peak(opponent, task) for opponent in opponents}
+
+
+def _peak(opponent: Opponent, task: Task) -> int:
+    fresh = opponent.worker.again()
+    peak = fresh.ask(memory=task.case, variant=opponent.variant)["bytes"]
+    fresh.close()
+    return peak
+
+
 def facts(options: argparse.Namespace, workers: list[Worker], chosen: list[Task]) -> Iterator[str]:
     """What the table does not say itself."""
     versions = ", ".join(dict.fromkeys(worker.version for worker in workers[1:]))
@@ -152,7 +194,9 @@ def facts(options: argparse.Namespace, workers: list[Worker], chosen: list[Task]
 def main() -> None:
     options = _options()
     chosen = [task for task in tasks(options.sections, options.dtype) if options.only in str(task.layer)]
-    if not chosen:
+    remembered = [task for task in network_tasks(options.dtype) if options.only in str(task.layer)]
+    remembered = remembered if "memory" in options.sections else []
+    if not chosen and not remembered:
         raise SystemExit(f"nothing to measure: no layer's name contains {options.only!r}")
     machine = report.machine(options.dtype)
     workers = [Worker(python, name, options.threads) for name, python in _pythons(options).items()]
@@ -162,12 +206,16 @@ def main() -> None:
         prepare(workers, task)
         rows.append(task.row(measure(opponents, options.rounds)))
         print(".", end="", file=sys.stderr, flush=True)
+    peaks = [(task.op, str(task.layer), memory(opponents, task)) for task in remembered]
     print(file=sys.stderr)
 
     fence = ["```"] if options.markdown else []
     print(*fence, *machine, *facts(options, workers, chosen), *fence, sep="\n")
-    print("", *report.table(rows, options.markdown), sep="\n")
-    print("", *report.kind_means(rows, options.markdown), sep="\n")
+    if rows:
+        print("", *report.table(rows, options.markdown), sep="\n")
+        print("", *report.kind_means(rows, options.markdown), sep="\n")
+    if peaks:
+        print("", *report.memory_table(peaks, options.markdown), sep="\n")
 
 
 def _options() -> argparse.Namespace:
@@ -187,9 +235,9 @@ def _options() -> argparse.Namespace:
     options.sections = options.sections.split(",")
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"--sections must be some of {', '.join(SECTIONS)}, not {', '.join(sorted(unknown))}")
-    if options.dtype == "float64" and "steps" in options.sections:
-        options.sections.remove("steps")
-        print("fastconv.models compute in float32: no steps in float64", file=sys.stderr)
+    if options.dtype == "float64":
+        options.sections = [section for section in options.sections if section not in ("steps", "memory")]
+        print("fastconv.models compute in float32: no whole networks in float64", file=sys.stderr)
     return options
 
 

@@ -130,6 +130,14 @@ def kind_means(rows: Sequence[Row], markdown: bool = False) -> Iterator[str]:
     )
 
 
+def memory_table(peaks: Sequence[tuple[str, str, dict[str, int]]], markdown: bool = False) -> Iterator[str]:
+    """The most memory that each opponent's process took, in megabytes, framework and all."""
+    names = list(dict.fromkeys(name for *_, sizes in peaks for name in sizes))
+    body = [[op, layer, *(f"{sizes[name] / 1e6:.0f}" for name in names)] for op, layer, sizes in peaks]
+    titles = ["operation", "network", *(f"{name} MB" for name in names)]
+    yield from aligned(titles, body, "<<" + ">" * len(names), markdown)
+
+
 def _by_kind(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
     order = [KIND_3X3, KIND_5X5, KIND_OTHER, KIND_POOL, KIND_STEP]
     pairs = dict.fromkeys((row.kind, row.op) for row in rows)

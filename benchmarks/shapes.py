@@ -8,7 +8,7 @@ NumPy's sake and at a larger one (PEER_IMAGES) against other frameworks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from fastconv import _algorithms, geometry
 
@@ -150,39 +150,18 @@ class Values(NamedTuple):
 
 
 class Net(NamedTuple):
-    """One of fastconv.models on a batch: 3x3 SAME convolutions without bias, each with relu, 2x2 SAME pooling
-    and dropout; then dense layers, with relu and dropout between them. A rate of 0 is no dropout."""
+    """One of fastconv.models, with these arguments, on a batch of images."""
 
     network: str
     images: int
-    filters: tuple[int, ...]
-    units: tuple[int, ...]
-    rate: float
+    arguments: tuple[Any, ...] = ()
 
     @property
     def kind(self) -> str:
         return KIND_STEP
 
-    @property
-    def x(self) -> tuple[int, ...]:
-        return self.images, 28, 28, 1
-
-    @property
-    def weights(self) -> list[tuple[int, ...]]:
-        """The shapes of all parameters, in the order of the layers, kernel before bias."""
-        shapes: list[tuple[int, ...]] = []
-        _, side, _, channels = self.x
-        for filters in self.filters:
-            shapes.append((3, 3, channels, filters))
-            side, channels = -(-side // 2), filters
-        inputs = side * side * channels
-        for units in self.units:
-            shapes += [(inputs, units), (units,)]
-            inputs = units
-        return shapes
-
     def __str__(self) -> str:
-        return f"{self.network} batch {self.images}"
+        return f"{'-'.join(map(str, (self.network, *self.arguments)))} batch {self.images}"
 
 
 CONVOLUTIONS = [
@@ -231,13 +210,20 @@ def at_peer_batch(table: Sequence[Layer]) -> list[Layer]:
     return [layer._replace(images=PEER_IMAGES.get(layer.network, layer.images)) for layer in table]
 
 
-# Whole networks: training and inference at the document's batch, inference also of a single image.
+# Whole networks: training and inference, the document's at its batch; inference also of a single image.
 TRAINED = [
-    # network, images, filters, units, rate
-    Net("SimpleCNN", 100, (32, 64), (10,), 0.0),
-    Net("DeepCNN", 100, (32, 64, 128), (625, 10), 0.3),
+    Net("SimpleCNN", 100),
+    Net("DeepCNN", 100),
+    Net("AlexNet", 16),
+    Net("GoogLeNet", 8),
+    Net("ResNet", 8, (50,)),
 ]
-PREDICTED = [*TRAINED, *(net._replace(images=1) for net in TRAINED)]
+PREDICTED = [
+    *TRAINED,
+    Net("SimpleCNN", 1),
+    Net("DeepCNN", 1),
+    Net("ResNet", 1, (50,)),
+]
 
 DENSE = [
     # network, images, inputs, units

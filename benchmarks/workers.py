@@ -5,12 +5,14 @@ A worker waits on stdin and answers each line of JSON with one on stdout:
     (at the start)                             {"version": "torch 2.13.0", "variants": ["NCHW", ...]}
     {"prepare": case}                          {variant: digest of its result, ...}
     {"run": variant, "calls": n}               {"seconds": the best of n calls}
+    {"memory": case, "variant": variant}       {"bytes": the process' peak after two calls}
 
 A case of one operation is {"op", "dtype", "x", "w", "y", "taps", "stride", "padding", "before", "after"}: its
 name in fastconv.nn, the NHWC and HWIO shapes (a pool's w is empty), window, stride, "SAME" or "VALID", and
-the padding pixels on both sides. A case of a whole network is {"op", "dtype", "network", "x", "weights",
-"rate"}: "train" or "predict", the model's name in fastconv.models, the shapes of the images and of all
-parameters, and the dropout rate.
+the padding pixels on both sides. A case of a whole network is {"op", "dtype", "network", "x", "classes",
+"description", "sizes", "dropout"}: "train" or "predict", the model's name in fastconv.models with its
+arguments, the shape of the images, the number of classes, the net in the words of networks.py, its
+parameters' keys and shapes, and whether it has dropout.
 
 Only NumPy and the worker's own framework are imported here, because each runs in the virtual environment that
 has it. Where a framework offers several ways to the same result, the fastest was chosen by measuring, and a
@@ -21,8 +23,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
+import resource
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -30,13 +32,11 @@ from typing import Any
 
 import numpy as np
 import timing
+from networks import BETA_1, BETA_2, EPSILON, LEARNING_RATE, draw, tensorflow_network, torch_network
 from numpy.typing import NDArray
 
 Case = dict[str, Any]
 Call = Callable[[], Any]
-
-CLASSES = 10
-LEARNING_RATE, BETA_1, BETA_2, EPSILON = 0.001, 0.9, 0.999, 1e-8  # of Adam, everywhere
 
 
 class FastConv:
@@ -67,10 +67,11 @@ class FastConv:
         raise ValueError(f"unknown operation {case['op']!r}")
 
     def network(self, case: Case, variant: str) -> tuple[Call, Call]:
-        model = getattr(self.fastconv.models, case["network"])(learning_rate=LEARNING_RATE)
+        name, arguments = case["network"]
+        model = getattr(self.fastconv.models, name)(*arguments, learning_rate=LEARNING_RATE)
         model.net.set_weights(parameters(case))
         x, labels = examples(case)
-        return partial(model.train, x, labels, 1 - case["rate"]), partial(model.predict, x)
+        return partial(model.train, x, labels, None), partial(model.predict, x)
 
     def to_numpy(self, case: Case, result: Any) -> NDArray:
         return result
@@ -125,8 +126,8 @@ class Torch:
         torch = self.torch
         images, classes = examples(case)
         x, labels = self._tensor(images, self.AXES[0], variant), torch.from_numpy(classes)
-        net = self._module(parameters(case), case["rate"]).to(memory_format=self._layout(variant))
-        net.eval()
+        net = torch_network(torch, case["description"], parameters(case))
+        net = net.to(memory_format=self._layout(variant)).eval()
         # fused: the update of all parameters takes a third of what the other implementations take.
         betas, rate = (BETA_1, BETA_2), LEARNING_RATE
         optimizer = torch.optim.Adam(net.parameters(), rate, betas=betas, eps=EPSILON, fused=True)
@@ -146,28 +147,6 @@ class Torch:
                 return net(x)
 
         return train, predict
-
-    def _module(self, weights: list[NDArray], rate: float) -> Any:
-        """The layers with these parameters, which a dense kernel has in NHWC's order of inputs."""
-        nn = self.torch.nn
-        dropout = [nn.Dropout(rate)] if rate else []
-        kernels = [w for w in weights if w.ndim == 4]
-        dense = weights[len(kernels) :]
-        layers: list[Any] = []
-        for w in kernels:
-            *taps, channels, filters = w.shape
-            conv = nn.Conv2d(channels, filters, taps, padding="same", bias=False)
-            conv.weight.copy_(self.torch.from_numpy(w).permute(self.AXES[1]))
-            layers += [conv, nn.ReLU(inplace=True), nn.MaxPool2d(2, ceil_mode=True), *dropout]
-        layers.append(nn.Flatten())
-        side = math.isqrt(len(dense[0]) // filters)
-        dense[0] = dense[0].reshape(side, side, filters, -1).transpose(2, 0, 1, 3).reshape(dense[0].shape)
-        for w, b in zip(dense[::2], dense[1::2], strict=True):
-            linear = nn.Linear(*w.shape)
-            linear.weight.copy_(self.torch.from_numpy(w).T)
-            linear.bias.copy_(self.torch.from_numpy(b))
-            layers += [linear, nn.ReLU(inplace=True), *dropout]
-        return nn.Sequential(*layers[: -1 - len(dropout)])  # nothing after the last dense layer
 
     def _layout(self, variant: str) -> Any:
         return self.torch.channels_last if variant == "channels_last" else self.torch.contiguous_format
@@ -228,41 +207,35 @@ class TensorFlow:
     def network(self, case: Case, variant: str) -> tuple[Call, Call]:
         tf = self.tf
         x, labels = map(tf.constant, examples(case))
-        weights = [tf.Variable(w) for w in parameters(case)]
+        variables, logits_of = tensorflow_network(tf, case["description"], parameters(case))
+        keys = [key for key, _ in case["sizes"]]
+        weights = [w for key, w in zip(keys, variables, strict=True) if not key.startswith("moving_")]
         adam = self._adam(weights)
         step = tf.Variable(0)
-        # A generator of its own: tf.nn.dropout, on the global one, takes four times as long.
-        drop = partial(tf.nn.experimental.stateless_dropout, rate=case["rate"])
 
         def train(x: Any, labels: Any) -> Any:
+            seeds = itertools.count()
+
+            def drop(x: Any, rate: float) -> Any:
+                # A generator of its own: tf.nn.dropout, on the global one, takes four times as long.
+                seed = tf.stack([step, next(seeds)])
+                return tf.nn.experimental.stateless_dropout(x, rate, seed)
+
             with tf.GradientTape() as tape:
-                seeds = itertools.count()
-                logits = self._logits(x, weights, lambda x: drop(x, seed=tf.stack([step, next(seeds)])))
-                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits_of(x, drop))
                 loss = tf.reduce_mean(losses)
             adam(tape.gradient(loss, weights))
             step.assign_add(1)
             return loss
 
         def predict(x: Any) -> Any:
-            return self._logits(x, weights, lambda x: x)
+            return logits_of(x, None)
 
         compiled = partial(tf.function, autograph=False, jit_compile=False)
         # Images and labels are arguments: what depends on constants alone could be computed beforehand.
         train_graph = compiled(train).get_concrete_function(x, labels)
         predict_graph = compiled(predict).get_concrete_function(x)
         return partial(train_graph, x, labels), partial(predict_graph, x)
-
-    def _logits(self, x: Any, weights: list[Any], drop: Callable[[Any], Any]) -> Any:
-        nn = self.tf.nn
-        kernels = [w for w in weights if len(w.shape) == 4]
-        *hidden, last, last_bias = weights[len(kernels) :]
-        for w in kernels:
-            x = drop(nn.max_pool2d(nn.relu(nn.conv2d(x, w, 1, "SAME")), 2, 2, "SAME"))
-        x = self.tf.reshape(x, [x.shape[0], -1])
-        for w, b in zip(hidden[::2], hidden[1::2], strict=True):
-            x = drop(nn.relu(nn.bias_add(x @ w, b)))
-        return nn.bias_add(x @ last, last_bias)
 
     def _adam(self, weights: list[Any]) -> Callable[[list[Any]], None]:
         """Adam with the kernel that updates a parameter in one pass; Keras' is written in many operations."""
@@ -317,15 +290,11 @@ def examples(case: Case) -> tuple[NDArray, NDArray]:
     """Images of values in 0..1, and labels, of a network; the same in every process."""
     generator = np.random.default_rng(0)
     images = generator.random(case["x"], np.dtype(case["dtype"]))
-    return images, generator.integers(CLASSES, size=len(images))
+    return images, generator.integers(case["classes"], size=len(images))
 
 
 def parameters(case: Case) -> list[NDArray]:
-    """A network's, by He's rule and with biases, the same in every process."""
-    generator, dtype = np.random.default_rng(1), np.dtype(case["dtype"])
-    scales = [math.sqrt(2 / math.prod(shape[:-1])) if len(shape) > 1 else 0.1 for shape in case["weights"]]
-    pairs = zip(case["weights"], scales, strict=True)
-    return [generator.standard_normal(shape, dtype) * dtype.type(scale) for shape, scale in pairs]
+    return draw(case["sizes"], case["dtype"])
 
 
 def prepare(worker: Any, case: Case, variant: str) -> tuple[Call, NDArray]:
@@ -364,8 +333,18 @@ def main(name: str, threads: int) -> None:
             for variant in worker.variants:
                 prepared[variant], result = prepare(worker, case, variant)
                 answer[variant] = digest(result)
+        elif case := question.get("memory"):
+            answer = {"bytes": peak_memory(worker, case, question["variant"])}
         else:
             answer = {"seconds": timing.turn(prepared[question["run"]], question["calls"])}
+
+
+def peak_memory(worker: Any, case: Case, variant: str) -> int:
+    """The most that this process has had in memory, with its interpreter and framework."""
+    train, predict = worker.network(case, variant)
+    for _ in range(2):
+        train() if case["op"] == "train" else predict()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
 if __name__ == "__main__":
