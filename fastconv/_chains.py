@@ -1,10 +1,11 @@
-"""Layers that stand next to each other and are computed as one: convolution, relu, 2x2 max pooling, dropout.
+"""Layers that stand next to each other and are computed as one.
 
-A convolution's result is pooled while it lies in the cache and is never written to memory; one byte per
-pooled value remembers which of its window's pixels the gradient goes to, or that it goes nowhere because relu
-or dropout held the value back. So the convolution's gradients read the pooled gradient and these bytes, and
-the dense gradient is never written either. Results and gradients have the same bits as those of the layers
-one after another, but for the bias' gradient, which is summed in another order.
+    ConvPool       Conv2D with relu, 2x2 MaxPooling2D, perhaps Dropout
+    NormRelu       BatchNormalization, ReLU
+    ResidualRelu   Residual with a BatchNormalization at the end of its branch, ReLU
+
+Each chain is a step, called like a layer. Results and gradients have the same bits as those of the layers one
+after another, but for the gradient of ConvPool's bias, which is summed in another order.
 """
 
 from __future__ import annotations
@@ -20,41 +21,55 @@ from fastconv._convolution import Convolution
 from fastconv._kernels import elementwise, memory
 
 if TYPE_CHECKING:
-    from fastconv.layers import Conv2D, Dropout, Layer, MaxPooling2D
+    from fastconv.layers import BatchNormalization, Conv2D, Dropout, Layer, MaxPooling2D, Residual
 
 
 def link(layers: Sequence[Layer]) -> list[Any]:
-    """The layers as steps: those that form a chain become one ConvPool, the others stay what they are."""
+    """The layers as steps: those that form a chain become one, the others stay what they are."""
     steps: list[Any] = []
     rest = list(layers)
     while rest:
-        length = _chain_length(rest)
-        steps.append(ConvPool(*rest[:length]) if length > 1 else rest[0])  # type: ignore[arg-type]
+        found = ((chain, chain.length(rest)) for chain in (ConvPool, NormRelu, ResidualRelu))
+        chain, length = next(((chain, length) for chain, length in found if length), (None, 1))
+        steps.append(rest[0] if chain is None else chain(*rest[:length]))
         del rest[:length]
     return steps
 
 
-def _chain_length(layers: Sequence[Layer]) -> int:
-    """How many layers from the first on are computed as one."""
-    from fastconv.layers import Conv2D, Dropout, MaxPooling2D  # which imports this module
+def _is_relu(layer: Layer) -> bool:
+    from fastconv.layers import Activation  # which imports this module
 
-    kinds = [type(layer) for layer in layers[:3]]
-    if kinds[:2] != [Conv2D, MaxPooling2D]:
-        return 1
-    conv, pool = layers[:2]
-    in_pairs = pool.pool_size == pool.strides == (2, 2) and isinstance(pool.padding, str)  # from pixel 0 on
-    if conv.activation != "relu" or not in_pairs:
-        return 1
-    return 3 if kinds[2:] == [Dropout] else 2
+    return isinstance(layer, Activation) and layer.activation == "relu"
 
 
 class ConvPool:
-    """A Conv2D with relu, the MaxPooling2D of 2x2 windows behind it, and perhaps a Dropout; called like a
-    layer."""
+    """A Conv2D with relu, the MaxPooling2D of 2x2 windows behind it, and perhaps a Dropout.
+
+    A convolution's result is pooled while it lies in the cache and is never written to memory; one byte per
+    pooled value remembers which of its window's pixels the gradient goes to, or that it goes nowhere because
+    relu or dropout held the value back. So the convolution's gradients read the pooled gradient and these
+    bytes, and the dense gradient is never written either.
+    """
 
     def __init__(self, conv: Conv2D, pool: MaxPooling2D, dropout: Dropout | None = None) -> None:
         self.conv, self.pool, self.dropout = conv, pool, dropout
         self._planned: tuple[Any, ...] = (None,)
+
+    @staticmethod
+    def length(layers: Sequence[Layer]) -> int:
+        """How many of the layers, from the first on, form such a chain; 0 if they do not."""
+        from fastconv.layers import Conv2D, Dropout, MaxPooling2D
+
+        kinds = [type(layer) for layer in layers[:3]]
+        if kinds[:2] != [Conv2D, MaxPooling2D]:
+            return 0
+        conv, pool = layers[:2]
+        in_pairs = pool.pool_size == pool.strides == (2, 2) and isinstance(
+            pool.padding, str
+        )  # from pixel 0 on
+        if conv.activation != "relu" or not in_pairs:
+            return 0
+        return 3 if kinds[2:] == [Dropout] else 2
 
     def count_params(self) -> int:
         return self.conv.count_params()
@@ -109,6 +124,63 @@ class ConvPool:
             windows = _windows.pooling((n, h, w, k), 2, 2, self.pool.padding, "x")
             planned = self._planned = shape, convolution, (n, *(axis.out for axis in windows), k)
         return planned[1], planned[2]
+
+
+class NormRelu:
+    """A BatchNormalization and the ReLU behind it: one pass forward, and one less over the gradient."""
+
+    def __init__(self, norm: BatchNormalization, relu: Layer) -> None:
+        self.norm = norm
+
+    @staticmethod
+    def length(layers: Sequence[Layer]) -> int:
+        from fastconv.layers import BatchNormalization
+
+        return 2 if type(layers[0]) is BatchNormalization and len(layers) > 1 and _is_relu(layers[1]) else 0
+
+    def count_params(self) -> int:
+        return self.norm.count_params()
+
+    def __call__(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+        return self.norm.normalize(x, training, activation="relu")
+
+
+class ResidualRelu:
+    """relu(branch(x) + shortcut(x)): the branch's last BatchNormalization does the sum and the relu, too."""
+
+    def __init__(self, residual: Residual, relu: Layer) -> None:
+        from fastconv.layers import Sequential
+
+        *head, self.norm = residual.layers[0].layers
+        self.residual, self.head = residual, Sequential(head)
+
+    @staticmethod
+    def length(layers: Sequence[Layer]) -> int:
+        from fastconv.layers import BatchNormalization, Residual, Sequential
+
+        if type(layers[0]) is not Residual or len(layers) < 2 or not _is_relu(layers[1]):
+            return 0
+        branch = layers[0].layers[0]
+        ends_in_norm = type(branch) is Sequential and type(branch.layers[-1]) is BatchNormalization
+        return 2 if ends_in_norm and len(branch.layers) > 1 else 0
+
+    def count_params(self) -> int:
+        return self.residual.count_params()
+
+    def __call__(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+        z, backward_head = self.head(x, training)
+        past, backward_past = self.residual.past(x, training)
+        y, backward_norm = self.norm.normalize(z, training, side_input=past, activation="relu")
+        if not training:
+            return y, None
+
+        def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
+            dsum = nn.relu_grad(dy, y)
+            dx = backward_head(backward_norm(dsum), input_gradient=input_gradient)
+            past_dx = backward_past(dsum, input_gradient=input_gradient)
+            return nn.add(dx, past_dx) if input_gradient else None
+
+        return y, backward
 
 
 def _drop(y: np.ndarray, where: np.ndarray, rate: float, seed: int) -> float:

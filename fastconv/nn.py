@@ -384,6 +384,18 @@ def relu_grad(gradients: ArrayLike, features: ArrayLike, *, num_threads: int | N
     return dx
 
 
+def add(x: ArrayLike, y: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """x + y, both of the same shape: any, as for relu."""
+    a = arguments.array("x", x)
+    a, b = arguments.arrays(x=(a, a.ndim), y=(y, a.ndim))
+    arguments.same_shape("y", b, a.shape, "that of x")
+    result = memory.empty(a.shape, a.dtype)
+    if a.size:
+        n = threads.resolve(num_threads, a.size * PASS)
+        _elementwise.add(result.reshape(-1), a.reshape(-1), b.reshape(-1), n)
+    return result
+
+
 def sigmoid(x: ArrayLike, *, num_threads: int | None = None) -> NDArray:
     """1 / (1 + exp(-x)), elementwise, without overflow; a NaN stays a NaN."""
     threads.resolve(num_threads, 0)
@@ -524,6 +536,8 @@ def batch_normalization(
     scale: ArrayLike | None,
     variance_epsilon: float,
     *,
+    side_input: ArrayLike | None = None,
+    activation: str | None = None,
     num_threads: int | None = None,
 ) -> NDArray:
     """Batch normalization of each channel (Ioffe and Szegedy, ICML 2015).
@@ -536,21 +550,27 @@ def batch_normalization(
         offset: [C] or None for zeros; beta in the paper and in Keras.
         scale: [C] or None for ones; gamma.
         variance_epsilon: at least 0.
+        side_input: [..., C], added to the result, as a residual block does.
+        activation: None or "relu", applied last.
         num_threads: for this call.
 
     Returns:
         [..., C].
     """
+    relu = arguments.choice("activation", activation, (None, "relu")) == "relu"
     given = {"mean": mean, "variance": variance, "offset": offset, "scale": scale}
-    arrays, epsilon = _normalized({"x": x}, given, variance_epsilon)
-    a, mean = arrays["x"], arrays["mean"]
+    whole = {"x": x} if side_input is None else {"x": x, "side_input": side_input}
+    arrays, epsilon = _normalized(whole, given, variance_epsilon)
+    a, mean, side = arrays["x"], arrays["mean"], arrays.get("side_input")
+    if side is not None:
+        arguments.same_shape("side_input", side, a.shape, "that of x")
     y = memory.empty(a.shape, a.dtype)
     n = threads.resolve(num_threads, a.size * PASS)
     if a.size:
-        with np.errstate(all="ignore"):  # what is not finite says so itself
-            gain = (_inverse_deviation(arrays["variance"], epsilon) * arrays.get("scale", 1)).astype(a.dtype)
+        _, gain = _gain(arrays, epsilon)
         offset = arrays.get("offset", np.zeros_like(mean))
-        _norm.normalize(_rows(y), _rows(a), mean, gain, offset, n)
+        side = None if side is None else _rows(side)
+        _norm.normalize(_rows(y), _rows(a), mean, gain, offset, side, relu, n)
     return y
 
 
@@ -563,6 +583,8 @@ def batch_normalization_grad(
     variance_epsilon: float,
     is_training: bool = True,
     *,
+    offset: ArrayLike | None = None,
+    activation: str | None = None,
     num_threads: int | None = None,
 ) -> tuple[NDArray, NDArray, NDArray]:
     """Gradients of batch_normalization with respect to x, scale and offset.
@@ -576,32 +598,39 @@ def batch_normalization_grad(
         dy: gradient of the result, [..., C].
         x, mean, variance, scale, variance_epsilon: as given to batch_normalization.
         is_training: whether mean and variance are those of x, which then change with it, and not constants.
+        offset, activation: as given to batch_normalization; without an activation offset changes nothing.
+            (With a side_input the gradient is this one without activation, of relu_grad's result.)
         num_threads: for this call.
 
     Returns:
         dx [..., C], dscale [C], doffset [C]; the sums are zeros for an empty batch.
     """
+    relu = arguments.choice("activation", activation, (None, "relu")) == "relu"
     arguments.choice("is_training", is_training, (True, False))
-    given = {"mean": mean, "variance": variance, "scale": scale}
+    given = {"mean": mean, "variance": variance, "scale": scale, "offset": offset}
     arrays, epsilon = _normalized({"x": x, "dy": dy}, given, variance_epsilon)
     a, gradient, mean = arrays["x"], arrays["dy"], arrays["mean"]
     _check_gradient("dy", gradient, a.shape)
     dx = memory.empty(a.shape, a.dtype)
     sums = np.zeros((2, mean.size))
     n = threads.resolve(num_threads, 2 * a.size * PASS)
+    r, gain = _gain(arrays, epsilon)
+    zeros = np.zeros_like(mean)
+    behind = arrays.get("offset", zeros) if relu else None
     if a.size:
-        _norm.normalize_sums(sums, _rows(gradient), _rows(a), mean, n)
+        _norm.normalize_sums(sums, _rows(gradient), _rows(a), mean, gain, behind, n)
     with np.errstate(all="ignore"):
-        r = _inverse_deviation(arrays["variance"], epsilon)
-        gain = (r * arrays.get("scale", 1)).astype(a.dtype)
         dscale, doffset = (r * sums[1]).astype(a.dtype), sums[0].astype(a.dtype)
         if a.size and is_training:
             means = sums / (a.size // mean.size)
             level, tilt = means[0].astype(a.dtype), (means[1] * r * r).astype(a.dtype)
-            _norm.normalize_grad(_rows(dx), _rows(gradient), _rows(a), mean, gain, level, tilt, n)
+            _norm.normalize_grad(_rows(dx), _rows(gradient), _rows(a), mean, gain, behind, level, tilt, n)
         elif a.size:
-            zeros = np.zeros_like(mean)
-            _norm.normalize(_rows(dx), _rows(gradient), zeros, gain, zeros, n)
+            if relu:
+                y = memory.empty(a.shape, a.dtype)
+                _norm.normalize(_rows(y), _rows(a), mean, gain, behind, None, True, n)
+                gradient = relu_grad(gradient, y, num_threads=n)
+            _norm.normalize(_rows(dx), _rows(gradient), zeros, gain, zeros, None, False, n)
     return dx, dscale, doffset
 
 
@@ -704,8 +733,11 @@ def _normalized(
     return arrays, arguments.number("variance_epsilon", variance_epsilon, 0)
 
 
-def _inverse_deviation(variance: NDArray, epsilon: float) -> NDArray:
-    return 1 / np.sqrt(variance.astype(np.float64) + epsilon)
+def _gain(arrays: dict[str, NDArray], epsilon: float) -> tuple[NDArray, NDArray]:
+    """1 / the standard deviation of each channel, in float64, and that times scale as the kernels take it."""
+    with np.errstate(all="ignore"):  # what is not finite says so itself
+        r = 1 / np.sqrt(arrays["variance"].astype(np.float64) + epsilon)
+        return r, (r * arrays.get("scale", 1)).astype(arrays["x"].dtype)
 
 
 def _rows(a: NDArray) -> NDArray:

@@ -248,6 +248,12 @@ def relu_grad(gradients: ArrayLike, features: ArrayLike, *, num_threads: int | N
     return np.where(x > 0, dy, dy.dtype.type(0))
 
 
+def add(x: ArrayLike, y: ArrayLike, *, num_threads: int | None = None) -> NDArray:
+    """x and y of one shape -> x + y."""
+    x, y = _as_floats(x, y)
+    return x + y
+
+
 def sigmoid(x: ArrayLike, *, num_threads: int | None = None) -> NDArray:
     """x of any shape -> 1 / (1 + exp(-x)), from exponentials of at most 1."""
     (x,) = _as_floats(x)
@@ -345,19 +351,23 @@ def batch_normalization(
     scale: ArrayLike | None,
     variance_epsilon: float,
     *,
+    side_input: ArrayLike | None = None,
+    activation: str | None = None,
     num_threads: int | None = None,
 ) -> NDArray:
-    """x [..., C], all others [C] -> y = (x - mean) / sqrt(variance + epsilon) * scale + offset.
+    """y = (x - mean) / sqrt(variance + epsilon) * scale + offset; x and side_input [..., C], the others [C].
 
     Source: Ioffe and Szegedy, "Batch normalization", ICML 2015, algorithm 1.
     """
-    x, mean, variance, offset, scale = _as_floats(x, mean, variance, offset, scale)
+    x, mean, variance, offset, scale, side_input = _as_floats(x, mean, variance, offset, scale, side_input)
     y = (x - mean) / np.sqrt(variance + float(variance_epsilon))
     if scale is not None:
         y *= scale
     if offset is not None:
         y += offset
-    return y
+    if side_input is not None:
+        y += side_input
+    return relu(y) if activation == "relu" else y
 
 
 def batch_normalization_grad(
@@ -369,6 +379,8 @@ def batch_normalization_grad(
     variance_epsilon: float,
     is_training: bool = True,
     *,
+    offset: ArrayLike | None = None,
+    activation: str | None = None,
     num_threads: int | None = None,
 ) -> tuple[NDArray, NDArray, NDArray]:
     """dy and x [..., C] -> dx [..., C], dscale [C], doffset [C].
@@ -376,7 +388,9 @@ def batch_normalization_grad(
     In training each element of x also moves its channel's mean and variance: what that does to all the
     others is taken off dy.
     """
-    dy, x, mean, variance, scale = _as_floats(dy, x, mean, variance, scale)
+    dy, x, mean, variance, scale, offset = _as_floats(dy, x, mean, variance, scale, offset)
+    if activation == "relu":
+        dy = relu_grad(dy, batch_normalization(x, mean, variance, offset, scale, variance_epsilon))
     r = 1 / np.sqrt(variance + float(variance_epsilon))
     normal = (x - mean) * r
     doffset, dscale = _as_matrix(dy).sum(axis=0), _as_matrix(dy * normal).sum(axis=0)

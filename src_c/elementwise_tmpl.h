@@ -39,6 +39,14 @@ static void FN(add)(void *y_, const void *x_, fc_index n)
         y[i] += x[i];
 }
 
+static void FN(sum)(void *y_, const void *a_, const void *b_, fc_index n)
+{
+    T *y = y_;
+    const T *a = a_, *b = b_;
+    for (fc_index i = 0; i < n; i++)
+        y[i] = a[i] + b[i];
+}
+
 static void FN(bias_add)(void *y_, const void *x_, const void *bias_, fc_index rows, fc_index c)
 {
     T *y = y_;

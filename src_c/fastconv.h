@@ -121,6 +121,7 @@ typedef struct fc_kernels {
     void (*sigmoid_grad)(void *dx, const void *y, const void *dy, fc_index n); /* dy y (1 - y) */
     void (*tanh_grad)(void *dx, const void *y, const void *dy, fc_index n);    /* dy (1 - y^2) */
     void (*add)(void *y, const void *x, fc_index n);                           /* y += x */
+    void (*sum)(void *y, const void *a, const void *b, fc_index n);            /* a + b */
 
     /* Rows of c channels. */
     void (*bias_add)(void *y, const void *x, const void *bias, fc_index rows, fc_index c);
@@ -130,16 +131,19 @@ typedef struct fc_kernels {
      *
      *     moments         sums[0][c] is the mean of `before` rows and sums[1][c] the sum of their squared deviations from it;
      *                     zeros if before is 0.  They become those of these rows too, whose column_sum is total[c].
-     *     normalize       y = (x - mean) * gain + offset
+     *     normalize       y = (x - mean) * gain + offset, + side if it is not NULL; then relu, if so
      *     normalize_sums  sums[0][c] += dy,  sums[1][c] += dy * (x - mean)  over the rows
      *     normalize_grad  dx = (dy - level - (x - mean) * tilt) * gain
      *
-     * OUT y, dx; INOUT sums[2][c]; IN total, mean, gain, offset, level, tilt [c], x and dy [rows][c]. */
+     * With an offset the last two take dy for 0 where relu was not above 0, that is, where normalize without a side was not.
+     * OUT y, dx; INOUT sums[2][c]; IN total, mean, gain, offset, level, tilt [c], x, side and dy [rows][c]. */
     void (*moments)(double *sums, fc_index before, const void *total, const void *x, fc_index rows, fc_index c);
-    void (*normalize)(void *y, const void *x, const void *mean, const void *gain, const void *offset, fc_index rows, fc_index c);
-    void (*normalize_sums)(double *sums, const void *dy, const void *x, const void *mean, fc_index rows, fc_index c);
-    void (*normalize_grad)(void *dx, const void *dy, const void *x, const void *mean, const void *gain, const void *level,
-                           const void *tilt, fc_index rows, fc_index c);
+    void (*normalize)(void *y, const void *x, const void *mean, const void *gain, const void *offset, const void *side, int relu,
+                      fc_index rows, fc_index c);
+    void (*normalize_sums)(double *sums, const void *dy, const void *x, const void *mean, const void *gain, const void *offset,
+                           fc_index rows, fc_index c);
+    void (*normalize_grad)(void *dx, const void *dy, const void *x, const void *mean, const void *gain, const void *offset,
+                           const void *level, const void *tilt, fc_index rows, fc_index c);
 
     /* Local response normalization of rows of c channels, and its gradient; channels outside 0 .. c - 1 are zeros:
      *

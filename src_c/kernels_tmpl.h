@@ -31,6 +31,7 @@ const fc_kernels FN(kernels) = {
     .sigmoid_grad = FN(sigmoid_grad),
     .tanh_grad = FN(tanh_grad),
     .add = FN(add),
+    .sum = FN(sum),
     .bias_add = FN(bias_add),
     .column_sum = FN(column_sum),
     .moments = FN(moments),

@@ -56,28 +56,56 @@ static void FN(moments)(double *sums, fc_index before, const void *total_, const
         FN(moments_of)(sums + ch, sums + c + ch, before, total + ch, x + ch, rows, c, 1, c - ch);
 }
 
-static void FN(normalize)(void *y_, const void *x_, const void *mean_, const void *gain_, const void *offset_, fc_index rows,
-                          fc_index c)
+/* What relu sees, in one text for the forward pass and for the gradients, which ask its sign again. */
+#define NORMAL(x, mean, gain, offset) (((x) - (mean)) * (gain) + (offset))
+
+FC_INLINE void FN(normalize_rows)(T *restrict y, const T *restrict x, const T *restrict mean, const T *restrict gain,
+                                  const T *restrict offset, const T *restrict side, fc_index rows, fc_index c, int relu)
 {
-    T *restrict y = y_;
-    const T *restrict x = x_, *restrict mean = mean_, *restrict gain = gain_, *restrict offset = offset_;
     for (fc_index r = 0; r < rows; r++)
-        for (fc_index ch = 0; ch < c; ch++)
-            y[r * c + ch] = (x[r * c + ch] - mean[ch]) * gain[ch] + offset[ch];
+        for (fc_index ch = 0; ch < c; ch++) {
+            const fc_index at = r * c + ch;
+            T v = NORMAL(x[at], mean[ch], gain[ch], offset[ch]);
+            if (side)
+                v += side[at];
+            y[at] = relu && v < 0 ? 0 : v;
+        }
 }
 
-FC_INLINE void FN(normalize_sums_of)(double *sums, double *products, const T *dy, const T *x, const T *mean_, fc_index rows,
-                                     fc_index c, int vectors, fc_index lanes)
+static void FN(normalize)(void *y, const void *x, const void *mean, const void *gain, const void *offset, const void *side,
+                          int relu, fc_index rows, fc_index c)
 {
-    vec mean[SUM_VECTORS] = {0}, sum[SUM_VECTORS] = {0}, product[SUM_VECTORS] = {0};
-    for (int v = 0; v < vectors; v++)
+    if (side && relu)
+        FN(normalize_rows)(y, x, mean, gain, offset, side, rows, c, 1);
+    else if (side)
+        FN(normalize_rows)(y, x, mean, gain, offset, side, rows, c, 0);
+    else if (relu)
+        FN(normalize_rows)(y, x, mean, gain, offset, NULL, rows, c, 1);
+    else
+        FN(normalize_rows)(y, x, mean, gain, offset, NULL, rows, c, 0);
+}
+
+FC_INLINE void FN(normalize_sums_of)(double *sums, double *products, const T *dy, const T *x, const T *mean_, const T *gain_,
+                                     const T *offset_, fc_index rows, fc_index c, int vectors, fc_index lanes)
+{
+    vec mean[SUM_VECTORS] = {0}, gain[SUM_VECTORS] = {0}, offset[SUM_VECTORS] = {0};
+    vec sum[SUM_VECTORS] = {0}, product[SUM_VECTORS] = {0};
+    for (int v = 0; v < vectors; v++) {
         mean[v] = FN(load_lanes)(mean_ + v * VL, lanes);
+        if (offset_) {
+            gain[v] = FN(load_lanes)(gain_ + v * VL, lanes);
+            offset[v] = FN(load_lanes)(offset_ + v * VL, lanes);
+        }
+    }
     for (fc_index r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) {
             const fc_index at = r * c + v * VL;
-            const vec gradient = FN(load_lanes)(dy + at, lanes);
+            const vec value = FN(load_lanes)(x + at, lanes);
+            vec gradient = FN(load_lanes)(dy + at, lanes);
+            if (offset_)
+                gradient = (vec)((ivec)gradient & (NORMAL(value, mean[v], gain[v], offset[v]) > (vec){0}));
             sum[v] += gradient;
-            product[v] += gradient * (FN(load_lanes)(x + at, lanes) - mean[v]);
+            product[v] += gradient * (value - mean[v]);
         }
     for (int v = 0; v < vectors; v++) {
         T part[VL], product_part[VL];
@@ -90,29 +118,49 @@ FC_INLINE void FN(normalize_sums_of)(double *sums, double *products, const T *dy
     }
 }
 
-static void FN(normalize_sums)(double *sums, const void *dy_, const void *x_, const void *mean_, fc_index rows, fc_index c)
+FC_INLINE void FN(normalize_sums_rows)(double *sums, const T *dy, const T *x, const T *mean, const T *gain, const T *offset,
+                                       fc_index rows, fc_index c)
 {
-    const T *dy = dy_, *x = x_, *mean = mean_;
     fc_index ch = 0;
     for (; ch + SUM_VECTORS * VL <= c; ch += SUM_VECTORS * VL)
-        FN(normalize_sums_of)(sums + ch, sums + c + ch, dy + ch, x + ch, mean + ch, rows, c, SUM_VECTORS, VL);
+        FN(normalize_sums_of)(sums + ch, sums + c + ch, dy + ch, x + ch, mean + ch, gain + ch, offset ? offset + ch : NULL, rows,
+                              c, SUM_VECTORS, VL);
     for (; ch < c; ch += VL)
-        FN(normalize_sums_of)(sums + ch, sums + c + ch, dy + ch, x + ch, mean + ch, rows, c, 1, c - ch);
+        FN(normalize_sums_of)(sums + ch, sums + c + ch, dy + ch, x + ch, mean + ch, gain + ch, offset ? offset + ch : NULL, rows,
+                              c, 1, c - ch);
+}
+
+static void FN(normalize_sums)(double *sums, const void *dy, const void *x, const void *mean, const void *gain,
+                               const void *offset, fc_index rows, fc_index c)
+{
+    if (offset)
+        FN(normalize_sums_rows)(sums, dy, x, mean, gain, offset, rows, c);
+    else
+        FN(normalize_sums_rows)(sums, dy, x, mean, gain, NULL, rows, c);
 }
 #undef SUM_VECTORS
 
-static void FN(normalize_grad)(void *dx_, const void *dy_, const void *x_, const void *mean_, const void *gain_,
-                               const void *level_, const void *tilt_, fc_index rows, fc_index c)
+FC_INLINE void FN(normalize_grad_rows)(T *restrict dx, const T *restrict dy, const T *restrict x, const T *restrict mean,
+                                       const T *restrict gain, const T *restrict offset, const T *restrict level,
+                                       const T *restrict tilt, fc_index rows, fc_index c)
 {
-    T *restrict dx = dx_;
-    const T *restrict dy = dy_, *restrict x = x_, *restrict mean = mean_, *restrict gain = gain_;
-    const T *restrict level = level_, *restrict tilt = tilt_;
     for (fc_index r = 0; r < rows; r++)
         for (fc_index ch = 0; ch < c; ch++) {
             const fc_index at = r * c + ch;
-            dx[at] = (dy[at] - level[ch] - (x[at] - mean[ch]) * tilt[ch]) * gain[ch];
+            const T g = !offset || NORMAL(x[at], mean[ch], gain[ch], offset[ch]) > 0 ? dy[at] : 0;
+            dx[at] = (g - level[ch] - (x[at] - mean[ch]) * tilt[ch]) * gain[ch];
         }
 }
+
+static void FN(normalize_grad)(void *dx, const void *dy, const void *x, const void *mean, const void *gain, const void *offset,
+                               const void *level, const void *tilt, fc_index rows, fc_index c)
+{
+    if (offset)
+        FN(normalize_grad_rows)(dx, dy, x, mean, gain, offset, level, tilt, rows, c);
+    else
+        FN(normalize_grad_rows)(dx, dy, x, mean, gain, NULL, level, tilt, rows, c);
+}
+#undef NORMAL
 
 /* Over neighbouring channels: Krizhevsky, Sutskever and Hinton, "ImageNet classification with deep convolutional neural networks",
  * NIPS 2012, section 3.3.  The scratch array holds the rows with `radius` zeros between them and at both ends, so that the

@@ -1,4 +1,4 @@
-"""Convolution, relu, 2x2 pooling and dropout as one step: the same bits as the layers one after another."""
+"""Layers that are computed as one step: the same bits as the layers one after another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from tolerances import assert_close
 
 import fastconv
 from fastconv import _chains as chains
-from fastconv.layers import Conv2D, Dropout, Flatten, MaxPooling2D, ReLU, Sequential
+from fastconv.layers import (
+    BatchNormalization,
+    Conv2D,
+    Dropout,
+    Flatten,
+    MaxPooling2D,
+    ReLU,
+    Residual,
+    Sequential,
+)
 
 
 def pair(shape, conv, padding="same", rate=None, dtype=np.float32):
@@ -142,6 +151,97 @@ def test_a_gradient_of_another_shape_is_refused():
     _, backward = net(np.zeros((2, 8, 8, 3)), training=True)
     with pytest.raises(ValueError, match="dy must have shape"):
         backward(np.zeros((2, 6, 6, 4), np.float32))
+
+
+# ---- batch normalization, the sum of a residual block, relu ----
+
+
+class Apart(ReLU):
+    """A relu that no chain takes for one."""
+
+    def __init__(self):
+        super().__init__()
+        self.activation = "apart"
+
+    def __call__(self, x, training=False):
+        y = fastconv.nn.relu(x)
+        return y, (lambda dy, input_gradient=True: fastconv.nn.relu_grad(dy, y)) if training else None
+
+
+def normalized(relu):
+    return [Conv2D(17, 3, padding="same"), BatchNormalization(0.5), relu(), Conv2D(5, 1)]
+
+
+def block(relu, projection):
+    branch = [
+        Conv2D(6, 3, padding="same"),
+        BatchNormalization(0.5),
+        relu(),
+        Dropout(0.3),
+        Conv2D(9, 1),
+    ]
+    shortcut = [Conv2D(9, 1), BatchNormalization(), Dropout(0.1)] if projection else None
+    first = Conv2D(9, 1, use_bias=False)
+    return [first, Residual([*branch, BatchNormalization(0.5)], shortcut), relu(), Conv2D(4, 1)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("layers", "links"),
+    [
+        (normalized, {"NormRelu"}),
+        (lambda relu: block(relu, projection=True), {"ResidualRelu"}),
+        (lambda relu: block(relu, projection=False), {"ResidualRelu"}),
+    ],
+    ids=["normalization", "projection", "identity"],
+)
+def test_normalization_has_the_same_bits_as_layer_by_layer(layers, links, dtype):
+    shape, n = (7, 6, 3), 9
+    nets = [Sequential(layers(relu), input_shape=shape, seed=2, dtype=dtype) for relu in (ReLU, Apart)]
+    assert links <= {type(step).__name__ for step in chains.link(nets[0].layers)}
+    assert not links & {type(step).__name__ for step in chains.link(nets[1].layers)}
+    rng = np.random.default_rng(0)
+    for net in nets:
+        for path, view in net.weights.items():
+            if path.endswith(("gamma", "beta")):  # of both signs, so that relu has something to do
+                view[...] = np.random.default_rng(len(path)).standard_normal(view.shape)
+    for step in range(3):
+        x = rng.standard_normal((n, *shape)).astype(dtype)
+        if step == 2:
+            x[3, 2, 2, 1] = np.nan
+        (y, backward), (plain_y, plain_backward) = (net(x, training=True) for net in nets)
+        np.testing.assert_array_equal(y, plain_y)
+        dy = rng.standard_normal(y.shape).astype(dtype)
+        for net in nets:
+            net.forget_gradients()
+        np.testing.assert_array_equal(backward(dy), plain_backward(dy))
+        np.testing.assert_array_equal(nets[0].gradients, nets[1].gradients)
+        np.testing.assert_array_equal(nets[0].statistics, nets[1].statistics)
+        np.testing.assert_array_equal(nets[0](x)[0], nets[1](x)[0])
+        assert nets[0].gradients.any()
+
+
+def test_a_frozen_normalization_in_a_chain_is_a_constant():
+    nets = [Sequential(normalized(relu), input_shape=(5, 5, 2), seed=1) for relu in (ReLU, Apart)]
+    x = images(4, (5, 5, 2))
+    results = []
+    for net in nets:
+        net.layers[1].frozen = True
+        net.layers[1].weights["moving_mean"][...] = 0.3
+        y, backward = net(x, training=True)
+        results.append((y, backward(y), net.gradients))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "branch", [[BatchNormalization()], [Conv2D(2, 1)], Conv2D(2, 1), [BatchNormalization(), ReLU()]]
+)
+def test_other_residuals_stay_apart(branch):
+    net = Sequential([Residual(branch), ReLU()], input_shape=(4, 4, 2))
+    assert [type(step).__name__ for step in chains.link(net.layers)] == ["Residual", "ReLU"]
+    y, backward = net(images(3, (4, 4, 2)), training=True)
+    assert backward(y).shape == y.shape
 
 
 # ---- memory that is used again ----

@@ -492,6 +492,14 @@ def test_relu_and_its_gradient_are_the_twins(shape, dtype):
     np.testing.assert_array_equal(nn.relu_grad(dy, nn.relu(x)), ref.relu_grad(dy, x))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+def test_a_sum_is_the_twins(shape, dtype):
+    x, y = normal(shape, dtype, 1), normal(shape, dtype, 2)
+    x.reshape(-1)[0], y.reshape(-1)[-1] = np.inf, np.nan
+    np.testing.assert_array_equal(nn.add(x, y), ref.add(x, y))
+
+
 def test_relu_keeps_nan_and_its_gradient_drops_it():
     x = np.array([np.nan, -np.inf, np.inf, -0.0, 2], np.float32)
     np.testing.assert_array_equal(nn.relu(x), [np.nan, 0, np.inf, 0, 2])
@@ -621,6 +629,46 @@ def test_batch_normalization_and_its_gradients_against_the_twin(shape, dtype):
         for result, right, term, what in zip(results, expected, terms, ["x", "scale", "offset"], strict=True):
             assert result.dtype == dtype
             assert_close(result, right, tolerances.PRODUCT_SUM, what, np.abs(term).max())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", BATCHES, ids=str)
+def test_fused_normalization_has_the_bits_of_its_parts(shape, dtype):
+    x, dy, side = 3 * normal(shape, dtype, 1) + 2, normal(shape, dtype, 2), normal(shape, dtype, 3)
+    scale, offset = normal(shape[-1:], dtype, 4), normal(shape[-1:], dtype, 5)
+    x.reshape(-1)[::7], dy.reshape(-1)[::11] = np.nan, -np.inf
+    mean, variance = ref.moments(np.nan_to_num(x))
+    how = mean.astype(dtype), variance.astype(dtype)
+    for o, s in [(offset, scale), (None, None)]:
+        y = nn.batch_normalization(x, *how, o, s, 0.1)
+        np.testing.assert_array_equal(
+            nn.batch_normalization(x, *how, o, s, 0.1, side_input=side), nn.add(y, side)
+        )
+        np.testing.assert_array_equal(
+            nn.batch_normalization(x, *how, o, s, 0.1, side_input=side, activation="relu"),
+            nn.relu(nn.add(y, side)),
+        )
+        fused = nn.batch_normalization(x, *how, o, s, 0.1, activation="relu")
+        np.testing.assert_array_equal(fused, nn.relu(y))
+        for is_training in (True, False):
+            behind = {"offset": o, "activation": "relu"}
+            results = nn.batch_normalization_grad(dy, x, *how, s, 0.1, is_training, **behind)
+            apart = nn.batch_normalization_grad(nn.relu_grad(dy, y), x, *how, s, 0.1, is_training)
+            for result, expected in zip(results, apart, strict=True):
+                np.testing.assert_array_equal(result, expected)
+
+
+def test_the_twins_of_fused_normalization_are_made_of_their_parts():
+    x, dy, side = (normal((4, 3, 5), np.float64, seed) for seed in (1, 2, 3))
+    scale, offset = normal((5,), np.float64, 4), normal((5,), np.float64, 5)
+    how = *ref.moments(x), offset, scale, 0.1
+    y = ref.batch_normalization(x, *how)
+    fused = ref.batch_normalization(x, *how, side_input=side, activation="relu")
+    np.testing.assert_array_equal(fused, np.maximum(y + side, 0))
+    how = *ref.moments(x), scale, 0.1
+    fused = ref.batch_normalization_grad(dy, x, *how, offset=offset, activation="relu")
+    for result, expected in zip(fused, ref.batch_normalization_grad(dy * (y > 0), x, *how), strict=True):
+        np.testing.assert_array_equal(result, expected)
 
 
 def _sum_of_sizes(a):
@@ -765,7 +813,7 @@ def test_the_public_operations_are_those_of_the_issue():
         *("conv2d", "conv2d_backprop_input", "conv2d_backprop_filter"),
         *("max_pool2d", "max_pool", "max_pool_grad", "max_pool_with_argmax"),
         *("avg_pool2d", "avg_pool", "avg_pool_grad"),
-        *("relu", "relu_grad", "bias_add", "bias_add_grad", "dropout"),
+        *("relu", "relu_grad", "bias_add", "bias_add_grad", "dropout", "add"),
         *("sigmoid", "sigmoid_grad", "tanh", "tanh_grad"),
         *("moments", "batch_normalization", "batch_normalization_grad"),
         *("local_response_normalization", "lrn", "lrn_grad"),

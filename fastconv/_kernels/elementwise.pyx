@@ -34,29 +34,33 @@ def relu(real[::1] y, const real[::1] x, int num_threads):
             fc.relu(py + i * PIECE, px + i * PIECE, length(n, i))
 
 
-ctypedef void (*gradient)(void *, const void *, const void *, fc_index) noexcept nogil
+ctypedef void (*of_two)(void *, const void *, const void *, fc_index) noexcept nogil
 
 
-cdef void run_gradient(gradient kernel, real[::1] dx, const real[::1] a, const real[::1] b, int num_threads) noexcept:
-    cdef fc_index i, n = dx.shape[0]
-    cdef real *pdx = &dx[0]
+cdef void run(of_two kernel, real[::1] y, const real[::1] a, const real[::1] b, int num_threads) noexcept:
+    cdef fc_index i, n = y.shape[0]
+    cdef real *py = &y[0]
     cdef const real *pa = &a[0]
     cdef const real *pb = &b[0]
     with nogil, parallel(num_threads=num_threads):
         for i in prange(pieces(n), schedule="static"):
-            kernel(pdx + i * PIECE, pa + i * PIECE, pb + i * PIECE, length(n, i))
+            kernel(py + i * PIECE, pa + i * PIECE, pb + i * PIECE, length(n, i))
+
+
+def add(real[::1] y, const real[::1] a, const real[::1] b, int num_threads):
+    run(kernels_for(sizeof(real)).sum, y, a, b, num_threads)
 
 
 def relu_grad(real[::1] dx, const real[::1] dy, const real[::1] y, int num_threads):
-    run_gradient(kernels_for(sizeof(real)).relu_grad, dx, dy, y, num_threads)
+    run(kernels_for(sizeof(real)).relu_grad, dx, dy, y, num_threads)
 
 
 def sigmoid_grad(real[::1] dx, const real[::1] y, const real[::1] dy, int num_threads):
-    run_gradient(kernels_for(sizeof(real)).sigmoid_grad, dx, y, dy, num_threads)
+    run(kernels_for(sizeof(real)).sigmoid_grad, dx, y, dy, num_threads)
 
 
 def tanh_grad(real[::1] dx, const real[::1] y, const real[::1] dy, int num_threads):
-    run_gradient(kernels_for(sizeof(real)).tanh_grad, dx, y, dy, num_threads)
+    run(kernels_for(sizeof(real)).tanh_grad, dx, y, dy, num_threads)
 
 
 def dropout(real[::1] y, const real[::1] x, uint64_t seed, uint64_t threshold, double scale, int num_threads,

@@ -46,15 +46,16 @@ cdef extern from "fastconv.h" nogil:
         void (*sigmoid_grad)(void *dx, const void *y, const void *dy, fc_index n) noexcept nogil
         void (*tanh_grad)(void *dx, const void *y, const void *dy, fc_index n) noexcept nogil
         void (*add)(void *y, const void *x, fc_index n) noexcept nogil
+        void (*sum)(void *y, const void *a, const void *b, fc_index n) noexcept nogil
         void (*bias_add)(void *y, const void *x, const void *bias, fc_index rows, fc_index c) noexcept nogil
         void (*column_sum)(void *sum, const void *x, fc_index rows, fc_index c) noexcept nogil
         void (*moments)(double *sums, fc_index before, const void *total, const void *x, fc_index rows, fc_index c) noexcept nogil
-        void (*normalize)(void *y, const void *x, const void *mean, const void *gain, const void *offset, fc_index rows,
-                          fc_index c) noexcept nogil
-        void (*normalize_sums)(double *sums, const void *dy, const void *x, const void *mean, fc_index rows,
-                               fc_index c) noexcept nogil
-        void (*normalize_grad)(void *dx, const void *dy, const void *x, const void *mean, const void *gain, const void *level,
-                               const void *tilt, fc_index rows, fc_index c) noexcept nogil
+        void (*normalize)(void *y, const void *x, const void *mean, const void *gain, const void *offset, const void *side,
+                          int relu, fc_index rows, fc_index c) noexcept nogil
+        void (*normalize_sums)(double *sums, const void *dy, const void *x, const void *mean, const void *gain,
+                               const void *offset, fc_index rows, fc_index c) noexcept nogil
+        void (*normalize_grad)(void *dx, const void *dy, const void *x, const void *mean, const void *gain, const void *offset,
+                               const void *level, const void *tilt, fc_index rows, fc_index c) noexcept nogil
         void (*lrn)(void *y, void *padded, const void *x, fc_index rows, fc_index c, fc_index radius, double bias,
                     double alpha, double beta) noexcept nogil
         void (*lrn_grad)(void *dx, void *padded, const void *dy, const void *x, const void *y, fc_index rows, fc_index c,

@@ -42,14 +42,14 @@ cdef void run_moments(const fc_kernels *fc, double *sums, char *total, const cha
         fc.moments(sums, row, total, x + row * c * fc.itemsize, min(BLOCK, rows - row), c)
 
 
-cdef void run_gradient_sums(const fc_kernels *fc, double *sums, const char *dy, const char *x, const char *mean, fc_index rows,
-                            fc_index c) noexcept nogil:
+cdef void run_gradient_sums(const fc_kernels *fc, double *sums, const char *dy, const char *x, const char *mean,
+                            const char *gain, const char *offset, fc_index rows, fc_index c) noexcept nogil:
     cdef fc_index i, row, at
     memset(sums, 0, 2 * c * sizeof(double))
     for i in range(blocks(rows)):
         row = i * BLOCK
         at = row * c * fc.itemsize
-        fc.normalize_sums(sums, dy + at, x + at, mean, min(BLOCK, rows - row), c)
+        fc.normalize_sums(sums, dy + at, x + at, mean, gain, offset, min(BLOCK, rows - row), c)
 
 
 cdef void join_moments(double *sums, const double *others, fc_index before, fc_index rows, fc_index c) noexcept nogil:
@@ -83,8 +83,8 @@ def moments(real[::1] mean, real[::1] variance, const real[:, ::1] x, int num_th
 
 
 def normalize(real[:, ::1] y, const real[:, ::1] x, const real[::1] mean, const real[::1] gain, const real[::1] offset,
-              int num_threads):
-    """y = (x - mean) * gain + offset of rows of channels."""
+              const real[:, ::1] side, bint relu, int num_threads):
+    """y = (x - mean) * gain + offset of rows of channels, + side (or None), relu."""
     cdef const fc_kernels *fc = kernels_for(sizeof(real))
     cdef fc_index i, c = x.shape[1], rows = x.shape[0]
     cdef fc_index step = max(1, PIECE // c)
@@ -93,18 +93,23 @@ def normalize(real[:, ::1] y, const real[:, ::1] x, const real[::1] mean, const 
     cdef const real *pm = &mean[0]
     cdef const real *pg = &gain[0]
     cdef const real *po = &offset[0]
+    cdef const real *ps = NULL if side is None else &side[0, 0]
     with nogil, parallel(num_threads=num_threads):
         for i in prange((rows + step - 1) // step, schedule="static"):
-            fc.normalize(py + i * step * c, px + i * step * c, pm, pg, po, min(step, rows - i * step), c)
+            fc.normalize(py + i * step * c, px + i * step * c, pm, pg, po, ps + i * step * c if ps != NULL else NULL, relu,
+                         min(step, rows - i * step), c)
 
 
-def normalize_sums(double[:, ::1] total, const real[:, ::1] dy, const real[:, ::1] x, const real[::1] mean, int num_threads):
-    """total[0] = the sum over the rows of dy, total[1] = that of dy * (x - mean)."""
+def normalize_sums(double[:, ::1] total, const real[:, ::1] dy, const real[:, ::1] x, const real[::1] mean,
+                   const real[::1] gain, const real[::1] offset, int num_threads):
+    """total[0] = the sum over the rows of dy, total[1] = that of dy * (x - mean); offset (or None): dy behind a relu."""
     cdef const fc_kernels *fc = kernels_for(sizeof(real))
     cdef fc_index i, first, last, rows = x.shape[0], c = x.shape[1], runs = count_runs(rows)
     cdef const char *pdy = <const char *>&dy[0, 0]
     cdef const char *px = <const char *>&x[0, 0]
     cdef const char *pm = <const char *>&mean[0]
+    cdef const char *pg = <const char *>&gain[0]
+    cdef const char *po = NULL if offset is None else <const char *>&offset[0]
     cdef double *out = &total[0, 0]
     cdef Block block = scratch(runs * 2 * c * sizeof(double))
     cdef double *sums = <double *>block.data
@@ -112,7 +117,7 @@ def normalize_sums(double[:, ::1] total, const real[:, ::1] dy, const real[:, ::
         with parallel(num_threads=num_threads):
             for i in prange(runs, schedule="static"):
                 first, last = i * rows // runs, (i + 1) * rows // runs
-                run_gradient_sums(fc, sums + 2 * i * c, pdy + first * c * fc.itemsize, px + first * c * fc.itemsize, pm,
+                run_gradient_sums(fc, sums + 2 * i * c, pdy + first * c * fc.itemsize, px + first * c * fc.itemsize, pm, pg, po,
                                   last - first, c)
         memset(out, 0, 2 * c * sizeof(double))
         for first in range(runs):
@@ -121,8 +126,8 @@ def normalize_sums(double[:, ::1] total, const real[:, ::1] dy, const real[:, ::
 
 
 def normalize_grad(real[:, ::1] dx, const real[:, ::1] dy, const real[:, ::1] x, const real[::1] mean, const real[::1] gain,
-                   const real[::1] level, const real[::1] tilt, int num_threads):
-    """dx = (dy - level - (x - mean) * tilt) * gain of rows of channels."""
+                   const real[::1] offset, const real[::1] level, const real[::1] tilt, int num_threads):
+    """dx = (dy - level - (x - mean) * tilt) * gain of rows of channels; offset (or None): dy behind a relu."""
     cdef const fc_kernels *fc = kernels_for(sizeof(real))
     cdef fc_index i, c = x.shape[1], rows = x.shape[0]
     cdef fc_index step = max(1, PIECE // c)
@@ -131,11 +136,12 @@ def normalize_grad(real[:, ::1] dx, const real[:, ::1] dy, const real[:, ::1] x,
     cdef const real *px = &x[0, 0]
     cdef const real *pm = &mean[0]
     cdef const real *pg = &gain[0]
+    cdef const real *po = NULL if offset is None else &offset[0]
     cdef const real *pl = &level[0]
     cdef const real *pt = &tilt[0]
     with nogil, parallel(num_threads=num_threads):
         for i in prange((rows + step - 1) // step, schedule="static"):
-            fc.normalize_grad(pdx + i * step * c, pdy + i * step * c, px + i * step * c, pm, pg, pl, pt,
+            fc.normalize_grad(pdx + i * step * c, pdy + i * step * c, px + i * step * c, pm, pg, po, pl, pt,
                               min(step, rows - i * step), c)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastconv import _arguments as arguments
 from fastconv import _chains as chains
+from fastconv import nn
 from fastconv._kernels import memory
 from fastconv.layers.base import Layer, Result, count_numbers
 
@@ -83,7 +84,7 @@ class Concatenate(Container):
                 part[...] = dy[..., end - shape[-1] : end]
                 branch_dx = branch_backward(part, input_gradient=input_gradient)
                 if input_gradient:
-                    dx = branch_dx if dx is None else _sum(dx, branch_dx)
+                    dx = branch_dx if dx is None else nn.add(dx, branch_dx)
             return dx
 
         return y, backward
@@ -116,14 +117,20 @@ class Residual(Container):
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
         y, backward_branch = self.layers[0](x, training)
-        past, backward_past = self.layers[1](x, training) if len(self.layers) > 1 else (x, None)
+        past, backward_past = self.past(x, training)
 
         def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
             dx = backward_branch(dy, input_gradient=input_gradient)
-            past_dx = dy if backward_past is None else backward_past(dy, input_gradient=input_gradient)
-            return _sum(dx, past_dx) if input_gradient else None
+            past_dx = backward_past(dy, input_gradient=input_gradient)
+            return nn.add(dx, past_dx) if input_gradient else None
 
-        return _sum(y, past), backward if training else None
+        return nn.add(y, past), backward if training else None
+
+    def past(self, x: np.ndarray, training: bool = False) -> Result:
+        """The shortcut alone."""
+        if len(self.layers) > 1:
+            return self.layers[1](x, training)
+        return x, (lambda dy, input_gradient=True: dy) if training else None
 
 
 class Sequential(Container):
@@ -300,11 +307,6 @@ class Sequential(Container):
 def _as_layer(branch: Branch, name: str | None = None) -> Layer:
     """The layer itself; a Sequential of this name for a list of layers."""
     return Sequential(branch, name=name) if isinstance(branch, (list, tuple)) else branch
-
-
-def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a + b as a new array: either may be somebody else's."""
-    return np.add(a, b, out=memory.empty(a.shape, a.dtype))
 
 
 def _free_name(class_name: str, taken: Sequence[str]) -> str:

@@ -83,19 +83,36 @@ class BatchNormalization(Layer):
         return input_shape
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
+        return self.normalize(x, training)
+
+    def normalize(
+        self,
+        x: np.ndarray,
+        training: bool,
+        *,
+        side_input: np.ndarray | None = None,
+        activation: str | None = None,
+    ) -> Result:
+        """The layer, + side_input, and a relu in one pass, as nn.batch_normalization has them.
+
+        The gradient goes through the relu, too, unless there is a side_input: then the caller wants it behind
+        the relu himself, for it is also the gradient of side_input, and gives that.
+        """
         weights = self.owned_weights()
-        gamma = weights["gamma"]
+        gamma, beta = weights["gamma"], weights["beta"]
         of_batch = training and not self.frozen and x.size > 0  # an empty batch has no mean
         if of_batch:
             mean, variance = nn.moments(x)
             self._move(mean, variance)
         else:
             mean, variance = weights["moving_mean"], weights["moving_variance"]
-        y = nn.batch_normalization(x, mean, variance, weights["beta"], gamma, self.epsilon)
+        how = {"side_input": side_input, "activation": activation}
+        y = nn.batch_normalization(x, mean, variance, beta, gamma, self.epsilon, **how)
+        behind = {"offset": beta, "activation": activation if side_input is None else None}
 
         def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
             dx, dgamma, dbeta = nn.batch_normalization_grad(
-                dy, x, mean, variance, gamma, self.epsilon, is_training=of_batch
+                dy, x, mean, variance, gamma, self.epsilon, is_training=of_batch, **behind
             )
             self.accumulate("gamma", lambda out: _moved(dgamma, out))
             self.accumulate("beta", lambda out: _moved(dbeta, out))
