@@ -15,7 +15,7 @@ import numpy as np
 
 from fastconv import _arguments as arguments
 from fastconv import checkpoints, losses, nn
-from fastconv.layers import BatchNormalization, Dropout, Sequential
+from fastconv.layers import AuxiliaryClassifier, BatchNormalization, Dropout, Sequential
 
 # Examples that pass through the net at once where nothing is trained: enough work to share among cores, while
 # the largest activation of the document's nets (28x28x32 floats an example) takes 10 MB.
@@ -35,7 +35,8 @@ class Optimizer(Protocol):
 class History:
     """What `fit` measured, one number an epoch; the val_ lists are empty without validation data.
 
-    loss and accuracy are means over the training batches as they were met (dropout on, parameters moving);
+    loss and accuracy are means over the training batches as they were met (dropout on, parameters moving,
+    loss with that of auxiliary classifiers);
     seconds and images_per_second are of the training alone, without the validation.
     """
 
@@ -67,6 +68,7 @@ class Classifier:
         self.name = name
         self.classes = net.output_shape[-1]
         self.dropouts = [layer for _, layer in net.members() if isinstance(layer, Dropout)]
+        self.auxiliaries = [layer for layer in net.layers if isinstance(layer, AuxiliaryClassifier)]
 
     def train(self, x: Any, y: Any, keep_prob: float | None = None) -> tuple[float, float]:
         """One step on one batch: (cost, accuracy) of the batch before the step, with dropout on.
@@ -151,6 +153,10 @@ class Classifier:
     def _step(self, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
         logits, backward = self.net(self._images(x), training=True)
         cost, dlogits = losses.softmax_cross_entropy(y, logits)
+        for side in self.auxiliaries:
+            side_cost, gradient = losses.softmax_cross_entropy(y, side.logits)
+            cost += side.weight * side_cost
+            side.dlogits = gradient * gradient.dtype.type(side.weight)
         self.net.forget_gradients()
         backward(dlogits, input_gradient=False)
         self.optimizer.step(self.net.parameters, self.net.gradients)

@@ -8,9 +8,12 @@ import pickle
 import numpy as np
 import pytest
 import tolerances
+from differences import slope
 from tolerances import assert_close
 
+from fastconv import nn
 from fastconv.layers import (
+    AuxiliaryClassifier,
     BatchNormalization,
     Concatenate,
     Conv2D,
@@ -24,7 +27,7 @@ from fastconv.layers import (
     Residual,
     Sequential,
 )
-from fastconv.optimizers import Adam
+from fastconv.optimizers import SGD, Adam
 from fastconv.training import Classifier
 
 
@@ -337,3 +340,66 @@ def test_it_learns():
     history = model.fit(x, y, epochs=40, batch_size=20, verbose=0, keep_prob=1.0)
     assert history.loss[-1] < 0.5 * history.loss[0]
     assert model.get_accuracy(x, y) > 0.9
+
+
+# ---- auxiliary classifiers ----
+
+
+def with_auxiliary(weight=0.3):
+    side = [Conv2D(4, 1, activation="tanh"), GlobalAveragePooling2D(), Dense(3)]
+    layers = [
+        Conv2D(5, 3, activation="tanh"),
+        AuxiliaryClassifier(side, weight),
+        Conv2D(4, 2, activation="tanh"),
+        GlobalAveragePooling2D(),
+        Dense(3),
+    ]
+    net = Sequential(layers, input_shape=(6, 6, 2), seed=4, dtype=np.float64)
+    return Classifier(net, SGD(1e-300), "with auxiliary")  # a rate that leaves every parameter as it is
+
+
+def test_an_auxiliary_classifier_adds_its_loss_and_its_gradient():
+    model = with_auxiliary()
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((5, 6, 6, 2)), [0, 1, 2, 2, 1]
+    cost, _ = model.train(x, y)
+    gradients = model.net.gradients.copy()
+
+    def cost_of(parameters):
+        model.net.parameters[...] = parameters
+        return model.train(x, y)[0]
+
+    slopes = slope(cost_of, model.net.parameters.copy())
+    assert_close(gradients, slopes, tolerances.DIFFERENCES)
+    assert all(gradient.any() for gradient in model.net.grads.values())
+    main_cost = with_auxiliary(0).train(x, y)[0]
+    logits, _ = model.net.layers[1].layers[0](model.net.layers[0](x)[0])
+    side_cost = -np.log(nn.softmax(logits)[np.arange(5), y]).mean()
+    assert_close(np.array(cost), np.array(main_cost + 0.3 * side_cost), tolerances.SAME_SUM)
+
+
+def test_an_auxiliary_classifier_rests_in_inference():
+    model = with_auxiliary()
+    x = np.random.default_rng(0).standard_normal((5, 6, 6, 2))
+    logits = model.predict(x)
+    model.net.weights["auxiliary_classifier/classifier/dense/kernel"][...] = np.nan
+    np.testing.assert_array_equal(model.predict(x), logits)
+    assert model.evaluate(x, [0, 1, 2, 2, 1])[0] > 0
+
+
+def test_a_forgotten_gradient_of_an_auxiliary_classifier_is_an_error():
+    net = with_auxiliary().net
+    y, backward = net(np.zeros((2, 6, 6, 2)), training=True)
+    with pytest.raises(RuntimeError, match=r"auxiliary_classifier.dlogits must be set"):
+        backward(y)
+
+
+@pytest.mark.parametrize("weight", [-0.1, np.nan, np.inf])
+def test_the_weight_of_an_auxiliary_classifier(weight):
+    with pytest.raises(ValueError, match=f"weight must be a finite number of at least 0, not {weight}"):
+        AuxiliaryClassifier([Flatten(), Dense(3)], weight)
+
+
+def test_an_auxiliary_classifier_ends_in_logits():
+    with pytest.raises(ValueError, match="layers must end in logits"):
+        Sequential([AuxiliaryClassifier(Conv2D(3, 1))], input_shape=(4, 4, 1))

@@ -12,6 +12,7 @@ import itertools
 import numpy as np
 import pytest
 import tolerances
+from differences import slope
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tolerances import assert_close
@@ -231,17 +232,6 @@ def test_gradients_are_the_adjoints_of_the_convolution(dtype):
             scale = np.linalg.norm(y) * np.linalg.norm(dy)
             allowed = getattr(tolerances.PRODUCT_SUM, np.dtype(dtype).name) * scale
             assert max(inner) - min(inner) <= allowed, (h, w, k, s, d, c, filters)
-
-
-def slope(f, x, step=1e-4):
-    """Central differences of the scalar f at every element of x."""
-    result = np.empty_like(x)
-    for at in np.ndindex(*x.shape):
-        up, down = x.copy(), x.copy()
-        up[at] += step
-        down[at] -= step
-        result[at] = (f(up) - f(down)) / (2 * step)
-    return result
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import itertools
 import numpy as np
 import pytest
 import tolerances
+from differences import slope
 from tolerances import assert_close
 
 from fastconv import reference as ref
@@ -84,17 +85,6 @@ def first_maxima(x, ksize, strides, padding):
                 best, where = value, (ih * w + iw) * channels + c
         y[n, oh, ow, c], index[n, oh, ow, c] = best, where
     return y, index
-
-
-def slope(f, x, step):
-    """Central differences of the scalar f at every element of x."""
-    result = np.empty_like(x)
-    for at in np.ndindex(*x.shape):
-        up, down = x.copy(), x.copy()
-        up[at] += step
-        down[at] -= step
-        result[at] = (f(up) - f(down)) / (2 * step)
-    return result
 
 
 # ---- the document ----

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from fastconv.layers.affine import Conv2D, Dense
 from fastconv.layers.base import Layer, Result
-from fastconv.layers.containers import Concatenate, Residual, Sequential
+from fastconv.layers.containers import AuxiliaryClassifier, Concatenate, Residual, Sequential
 from fastconv.layers.normalization import BatchNormalization, LocalResponseNormalization
 from fastconv.layers.pointwise import Activation, Dropout, Flatten, ReLU, Reshape
 from fastconv.layers.pooling import AveragePooling2D, GlobalAveragePooling2D, MaxPooling2D
 
 __all__ = [
     "Activation",
+    "AuxiliaryClassifier",
     "AveragePooling2D",
     "BatchNormalization",
     "Concatenate",

@@ -1,4 +1,5 @@
-"""Layers made of layers: one after the other (Sequential), side by side (Concatenate), added (Residual)."""
+"""Layers made of layers: one after the other (Sequential), side by side (Concatenate), added (Residual), on
+the side (AuxiliaryClassifier)."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ Branch = Layer | Sequence[Layer]  # a list stands for a Sequential of it
 
 
 class Container(Layer):
-    """What the three share: layers inside, with names of their own and paths through the container's."""
+    """What they share: layers inside, with names of their own and paths through the container's."""
 
     def __init__(self, layers: Sequence[Layer], name: str | None, argument: str) -> None:
         super().__init__(name)
@@ -131,6 +132,48 @@ class Residual(Container):
         if len(self.layers) > 1:
             return self.layers[1](x, training)
         return x, (lambda dy, input_gradient=True: dy) if training else None
+
+
+class AuxiliaryClassifier(Container):
+    """A classifier on the side, x [N, ...] -> x: in training its loss is part of the net's, else it rests.
+
+    layers: x -> logits [N, K], a layer, or a list of layers that stands for a Sequential. weight: of its
+    loss. A Classifier (all of fastconv.models) sees to the loss of those among its net's own layers. Who
+    trains a net himself finds `logits` after a forward pass in training, and sets `dlogits` to their gradient
+    before the backward pass.
+
+    Szegedy et al., "Going deeper with convolutions", CVPR 2015, section 5.
+    """
+
+    def __init__(self, layers: Branch, weight: float = 0.3, *, name: str | None = None) -> None:
+        super().__init__([_as_layer(layers, "classifier")], name, "layers")
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"weight must be a finite number of at least 0, not {weight!r}")
+        self.weight = float(weight)
+        self.logits: np.ndarray | None = None
+        self.dlogits: np.ndarray | None = None
+
+    def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Build the classifier; x stays as it is."""
+        shape = self.layers[0].build(input_shape)
+        if len(shape) != 1:
+            raise ValueError(f"layers must end in logits [K], not {shape}")
+        return input_shape
+
+    def __call__(self, x: np.ndarray, training: bool = False) -> Result:
+        if not training:
+            return x, None
+        self.logits, backward_classifier = self.layers[0](x, training)
+        self.dlogits = None
+
+        def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
+            if self.dlogits is None:
+                raise RuntimeError(f"{self.name}.dlogits must be set before the backward pass")
+            dx = backward_classifier(self.dlogits, input_gradient=input_gradient)
+            self.logits = self.dlogits = None
+            return nn.add(dy, dx) if input_gradient else None
+
+        return x, backward
 
 
 class Sequential(Container):
