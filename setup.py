@@ -131,6 +131,7 @@ setup(
             extension("memory"),
             extension("conv2d"),
             extension("winograd"),
+            extension("depthwise"),
             extension("pool"),
             extension("elementwise"),
             extension("norm"),

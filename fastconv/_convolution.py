@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fastconv import _algorithms, _windows, geometry, threads
 from fastconv._arguments import IntOrInts, Padding
 from fastconv._kernels import conv2d as _direct
+from fastconv._kernels import depthwise as _depthwise
 from fastconv._kernels import winograd as _winograd
 
 _POINT = geometry.axis(1, 1, 1, 1, "VALID")
 
+# A depthwise multiply-add waits for memory: it takes about as long as so many of a dense convolution.
+_DEPTHWISE = 8
+
 
 class Convolution:
-    """Of images `shape` [N, H, W, C] with filters `filter_shape` [h, w, C, K].
+    """Of images `shape` [N, H, W, C] with filters `filter_shape` [h, w, C / groups, K].
 
     names: of these two in error messages.
 
+    Groups of one input channel each are computed at once by a driver of their own, others one after another
+    by the driver that they would take alone: it reads and writes its channels where they lie. So `algorithm`
+    is chosen for one group.
+
     The passes take C-contiguous arrays of one dtype and write into their first argument. `unpool` says that
     the output's gradient is that of a 2x2 pool behind the convolution: (bytes, scale), see pool_windows and
-    unpool in src_c/fastconv.h.
+    unpool in src_c/fastconv.h. Neither that nor `pools` is there for groups of one channel.
     """
 
     def __init__(
@@ -35,16 +45,24 @@ class Convolution:
         dilations: IntOrInts,
         algorithm: str | None = None,
         *,
+        groups: int = 1,
         names: tuple[str, str] = ("input", "filters"),
     ) -> None:
-        v, u = _windows.convolution(shape, filter_shape, strides, padding, dilations, *names)
-        self.vertical, self.horizontal = v, u
+        v, u = _windows.convolution(shape, filter_shape, strides, padding, dilations, *names, groups=groups)
+        self.vertical, self.horizontal, self.groups = v, u, groups
+        self.filter_shape = tuple(filter_shape)
         self.output_shape = (shape[0], v.out, u.out, filter_shape[3])
         self.multiply_adds = math.prod(self.output_shape) * math.prod(filter_shape[:3])
         # A window that is the image is a dense layer, a 1x1 image of more channels: no border to skip.
-        self._dense = all(axis.size == axis.kernel and axis.before == axis.after == 0 for axis in (v, u))
-        self._choice = (algorithm, shape[0], v, u, *filter_shape[2:])
-        _algorithms.winograd(*self._choice)  # what does not apply is an error even where nothing is computed
+        whole = all(axis.size == axis.kernel and axis.before == axis.after == 0 for axis in (v, u))
+        self._dense = whole and groups == 1
+        self._choice = (algorithm, shape[0], v, u, filter_shape[2], filter_shape[3] // groups)
+        # What does not apply is an error even where nothing is computed.
+        winograd = _algorithms.winograd(*self._choice)
+        self._depthwise = groups > 1 and filter_shape[2] == 1 and filter_shape[3] > 0 and not winograd
+        self._group_work = self.multiply_adds // groups
+        if self._depthwise:
+            self._group_work = _DEPTHWISE * self.multiply_adds
 
     def forward(
         self,
@@ -59,12 +77,16 @@ class Convolution:
         where: NDArray | None = None,
     ) -> None:
         """y [N, OH, OW, K], or with `pools` its 2x2 pool, and that pool's bytes `where` if wanted."""
-        n = threads.resolve(num_threads, self.multiply_adds)
+        n = threads.resolve(num_threads, self._group_work)
         if not y.size:
             return
         driver, (v, u), x, filters = self._setting("forward", x, filters)
-        sweeps = geometry.forward_sweep(v), geometry.forward_sweep(u)
-        driver.correlate(y, x, filters, bias, relu, *sweeps, False, n, pools=pools, where=where)
+        how = (bias, relu, geometry.forward_sweep(v), geometry.forward_sweep(u), False, n)
+        if self._depthwise:
+            driver.correlate(y, x, filters, *how)
+            return
+        for group in self._each_group():
+            driver.correlate(y, x, filters, *how, pools=pools, where=where, **group)
 
     def input_gradient(
         self,
@@ -73,16 +95,25 @@ class Convolution:
         dy: NDArray,
         num_threads: int | None = None,
         *,
+        bias: NDArray | None = None,
+        relu: bool = False,
         unpool: tuple[NDArray, float] | None = None,
     ) -> None:
-        n = threads.resolve(num_threads, self.multiply_adds)
+        """dx [N, H, W, C]; bias [C] and relu on top make it a transposed convolution."""
+        n = threads.resolve(num_threads, self._group_work)
         pooled = self._pooled(unpool)
         if not dx.size:
             return
         driver, axes, dx, filters = self._setting("input_gradient", dx, filters)
+        if bias is not None and self._dense:
+            bias = np.tile(bias, dx.shape[3] // len(bias))
         for v in geometry.input_gradient_sweeps(axes[0]):
             for u in geometry.input_gradient_sweeps(axes[1]):
-                driver.correlate(dx, dy, filters, None, False, v, u, True, n, unpool=pooled)
+                if self._depthwise:
+                    driver.correlate(dx, dy, filters, None, False, v, u, True, n)
+                    continue
+                for group in self._each_group():
+                    driver.correlate(dx, dy, filters, bias, relu, v, u, True, n, unpool=pooled, **group)
 
     def filter_gradient(
         self,
@@ -93,18 +124,27 @@ class Convolution:
         *,
         unpool: tuple[NDArray, float] | None = None,
     ) -> None:
-        n = threads.resolve(num_threads, self.multiply_adds)
+        n = threads.resolve(num_threads, self._group_work)
         if not (x.size and dy.size):
             dw.fill(0)
             return
         driver, (v, u), x, dw = self._setting("filter_gradient", x, dw)
         sweeps = geometry.forward_sweep(v), geometry.forward_sweep(u)
-        driver.filter_gradient(dw, x, dy, *sweeps, n, unpool=self._pooled(unpool))
+        if self._depthwise:
+            driver.filter_gradient(dw, x, dy, *sweeps, n)
+            return
+        for group in self._each_group():
+            driver.filter_gradient(dw, x, dy, *sweeps, n, unpool=self._pooled(unpool), **group)
+
+    def _each_group(self) -> Iterator[dict[str, int]]:
+        return ({"group": group, "groups": self.groups} for group in range(self.groups))
 
     def _setting(
         self, computes: str, x: NDArray, filters: NDArray
     ) -> tuple[ModuleType, tuple[geometry.Axis, geometry.Axis], NDArray, NDArray]:
         """The driver of a pass, and the axes, images and filters as it shall see them."""
+        if self._depthwise:
+            return _depthwise, (self.vertical, self.horizontal), x, filters
         if _algorithms.winograd(*self._choice, computes):
             return _winograd, (self.vertical, self.horizontal), x, filters
         if self._dense:

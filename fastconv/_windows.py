@@ -18,16 +18,21 @@ def convolution(
     dilations: IntOrInts,
     input_name: str,
     filters_name: str = "filters",
+    groups: int = 1,
 ) -> tuple[geometry.Axis, geometry.Axis]:
     """The vertical and the horizontal axis of a convolution, after all checks."""
     if min(filter_shape[:2]) < 1:
         raise ValueError(
             f"{filters_name} must have at least one tap in height and width, not shape {tuple(filter_shape)}"
         )
-    if shape[3] != filter_shape[2]:
+    if shape[3] % groups or filter_shape[3] % groups:
+        name, sizes = (input_name, shape) if shape[3] % groups else (filters_name, filter_shape)
+        raise ValueError(f"groups must divide the channels (axis 3) of {name}: {groups}, {tuple(sizes)}")
+    if shape[3] != filter_shape[2] * groups:
+        of_group = f" in each of {groups} groups" if groups > 1 else ""
         raise ValueError(
-            f"{filters_name} must have as many input channels (axis 2) as {input_name} has (axis 3): "
-            f"{tuple(filter_shape)} against {tuple(shape)}"
+            f"{filters_name} must have as many input channels (axis 2) as {input_name} has (axis 3)"
+            f"{of_group}: {tuple(filter_shape)} against {tuple(shape)}"
         )
     ends = arguments.padding(padding)
     steps = arguments.pair("strides", strides)

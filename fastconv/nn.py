@@ -52,6 +52,7 @@ def conv2d(
     *,
     bias: ArrayLike | None = None,
     activation: str | None = None,
+    groups: int = 1,
     algorithm: str | None = None,
     num_threads: int | None = None,
 ) -> NDArray:
@@ -63,7 +64,7 @@ def conv2d(
 
     Args:
         input: [N, H, W, C].
-        filters: [filter height, filter width, C, K].
+        filters: [filter height, filter width, C / groups, K].
         strides: int, (h, w) or (1, h, w, 1).
         padding: "SAME" (output ceil(H / stride), zeros around, the odd one below and right), "VALID" (none),
         in any case; or
@@ -72,6 +73,9 @@ def conv2d(
         data_format: "NHWC".
         bias: [K], added to every pixel.
         activation: None or "relu", applied last.
+        groups: of the input channels and of the filters, in order; each filter sees the channels of its own
+            group alone (Krizhevsky et al., NIPS 2012, section 3.5). As many groups as input channels make it
+            a depthwise convolution.
         algorithm: "auto", "direct", "winograd" (3x3 and 5x5 filters, stride 1), or None: what `with
             fastconv.algorithm(...)` or FASTCONV_ALGORITHM says, else "auto". "auto" takes Winograd's where it
             is faster; its results differ from the exact ones by at most some millionths of the largest, and a
@@ -88,7 +92,8 @@ def conv2d(
     arguments.choice("activation", activation, (None, "relu"))
     named = {"input": (input, 4), "filters": (filters, 4)}
     x, w, *rest = arguments.arrays(**named) if bias is None else arguments.arrays(**named, bias=(bias, 1))
-    convolution = Convolution(x.shape, w.shape, strides, padding, dilations, algorithm)
+    groups = arguments.whole("groups", groups, 1)
+    convolution = Convolution(x.shape, w.shape, strides, padding, dilations, algorithm, groups=groups)
     if rest:
         arguments.same_shape("bias", rest[0], (w.shape[3],), "one number per filter")
     y = memory.empty(convolution.output_shape, x.dtype)
@@ -105,6 +110,7 @@ def conv2d_backprop_input(
     dilations: IntOrInts = 1,
     data_format: str = "NHWC",
     *,
+    groups: int = 1,
     algorithm: str | None = None,
     num_threads: int | None = None,
 ) -> NDArray:
@@ -112,9 +118,9 @@ def conv2d_backprop_input(
 
     Args:
         input_sizes: the four sizes of the input, [N, H, W, C].
-        filters: [filter height, filter width, C, K].
+        filters: [filter height, filter width, C / groups, K].
         out_backprop: gradient of conv2d's result, [N, OH, OW, K].
-        strides, padding, dilations, data_format, algorithm, num_threads: as for conv2d.
+        strides, padding, dilations, data_format, groups, algorithm, num_threads: as for conv2d.
 
     Returns:
         [N, H, W, C].
@@ -122,8 +128,10 @@ def conv2d_backprop_input(
     arguments.nhwc(data_format)
     shape = arguments.sizes("input_sizes", input_sizes)
     w, dy = arguments.arrays(filters=(filters, 4), out_backprop=(out_backprop, 4))
-    names = ("input_sizes", "filters")
-    convolution = Convolution(shape, w.shape, strides, padding, dilations, algorithm, names=names)
+    names, groups = ("input_sizes", "filters"), arguments.whole("groups", groups, 1)
+    convolution = Convolution(
+        shape, w.shape, strides, padding, dilations, algorithm, groups=groups, names=names
+    )
     _check_gradient("out_backprop", dy, convolution.output_shape)
     dx = memory.empty(shape, dy.dtype)
     convolution.input_gradient(dx, w, dy, num_threads)
@@ -139,6 +147,7 @@ def conv2d_backprop_filter(
     dilations: IntOrInts = 1,
     data_format: str = "NHWC",
     *,
+    groups: int = 1,
     algorithm: str | None = None,
     out: NDArray | None = None,
     num_threads: int | None = None,
@@ -147,24 +156,211 @@ def conv2d_backprop_filter(
 
     Args:
         input: [N, H, W, C].
-        filter_sizes: the four sizes of the filters, [filter height, filter width, C, K].
+        filter_sizes: the four sizes of the filters, [filter height, filter width, C / groups, K].
         out_backprop: gradient of conv2d's result, [N, OH, OW, K].
-        strides, padding, dilations, data_format, algorithm, num_threads: as for conv2d.
+        strides, padding, dilations, data_format, groups, algorithm, num_threads: as for conv2d.
         out: where to write the result: a C-contiguous array of its shape and dtype that shares no memory with
             the others.
 
     Returns:
-        [filter height, filter width, C, K]; zeros for an empty batch.
+        [filter height, filter width, C / groups, K]; zeros for an empty batch.
     """
     arguments.nhwc(data_format)
     shape = arguments.sizes("filter_sizes", filter_sizes)
     x, dy = arguments.arrays(input=(input, 4), out_backprop=(out_backprop, 4))
-    names = ("input", "filter_sizes")
-    convolution = Convolution(x.shape, shape, strides, padding, dilations, algorithm, names=names)
+    names, groups = ("input", "filter_sizes"), arguments.whole("groups", groups, 1)
+    convolution = Convolution(
+        x.shape, shape, strides, padding, dilations, algorithm, groups=groups, names=names
+    )
     _check_gradient("out_backprop", dy, convolution.output_shape)
     dw = _result(out, shape, dy.dtype)
     convolution.filter_gradient(dw, x, dy, num_threads)
     return dw
+
+
+def depthwise_conv2d(
+    input: ArrayLike,
+    filter: ArrayLike,
+    strides: IntOrInts,
+    padding: Padding,
+    dilations: IntOrInts = 1,
+    data_format: str = "NHWC",
+    *,
+    bias: ArrayLike | None = None,
+    activation: str | None = None,
+    num_threads: int | None = None,
+) -> NDArray:
+    """Convolution of each channel by itself, with one or more filters of its own.
+
+        y[n, i, j, c * M + m] = sum over p, q of
+            input[n, i * stride + p * dilation - top, j * stride + q * dilation - left, c]
+            * filter[p, q, c, m]
+
+    It is conv2d with as many groups as channels; only the filters' shape is another.  (Howard et al.,
+    "MobileNets", arXiv:1704.04861, section 3.1.)
+
+    Args:
+        input: [N, H, W, C].
+        filter: [filter height, filter width, C, M], M filters for each channel.
+        strides, padding, dilations, data_format, activation, num_threads: as for conv2d.
+        bias: [C * M], added to every pixel.
+
+    Returns:
+        [N, OH, OW, C * M].
+    """
+    arguments.nhwc(data_format)
+    arguments.choice("activation", activation, (None, "relu"))
+    named = {"input": (input, 4), "filter": (filter, 4)}
+    x, w, *rest = arguments.arrays(**named) if bias is None else arguments.arrays(**named, bias=(bias, 1))
+    convolution = _depthwise(x.shape, w.shape, strides, padding, dilations, ("input", "filter"))
+    if rest:
+        arguments.same_shape("bias", rest[0], convolution.output_shape[3:], "one number per filter")
+    y = memory.empty(convolution.output_shape, x.dtype)
+    b = rest[0] if rest else None
+    convolution.forward(y, x, w.reshape(convolution.filter_shape), b, activation == "relu", num_threads)
+    return y
+
+
+def depthwise_conv2d_backprop_input(
+    input_sizes: ArrayLike,
+    filter: ArrayLike,
+    out_backprop: ArrayLike,
+    strides: IntOrInts,
+    padding: Padding,
+    dilations: IntOrInts = 1,
+    data_format: str = "NHWC",
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """Gradient of depthwise_conv2d with respect to its input.
+
+    Args:
+        input_sizes: the four sizes of the input, [N, H, W, C].
+        filter: [filter height, filter width, C, M].
+        out_backprop: gradient of depthwise_conv2d's result, [N, OH, OW, C * M].
+        strides, padding, dilations, data_format, num_threads: as for conv2d.
+
+    Returns:
+        [N, H, W, C].
+    """
+    arguments.nhwc(data_format)
+    shape = arguments.sizes("input_sizes", input_sizes)
+    w, dy = arguments.arrays(filter=(filter, 4), out_backprop=(out_backprop, 4))
+    convolution = _depthwise(shape, w.shape, strides, padding, dilations, ("input_sizes", "filter"))
+    _check_gradient("out_backprop", dy, convolution.output_shape)
+    dx = memory.empty(shape, dy.dtype)
+    convolution.input_gradient(dx, w.reshape(convolution.filter_shape), dy, num_threads)
+    return dx
+
+
+def depthwise_conv2d_backprop_filter(
+    input: ArrayLike,
+    filter_sizes: ArrayLike,
+    out_backprop: ArrayLike,
+    strides: IntOrInts,
+    padding: Padding,
+    dilations: IntOrInts = 1,
+    data_format: str = "NHWC",
+    *,
+    out: NDArray | None = None,
+    num_threads: int | None = None,
+) -> NDArray:
+    """Gradient of depthwise_conv2d with respect to its filters.
+
+    Args:
+        input: [N, H, W, C].
+        filter_sizes: the four sizes of the filters, [filter height, filter width, C, M].
+        out_backprop: gradient of depthwise_conv2d's result, [N, OH, OW, C * M].
+        strides, padding, dilations, data_format, num_threads: as for conv2d.
+        out: as for conv2d_backprop_filter.
+
+    Returns:
+        [filter height, filter width, C, M]; zeros for an empty batch.
+    """
+    arguments.nhwc(data_format)
+    shape = arguments.sizes("filter_sizes", filter_sizes)
+    x, dy = arguments.arrays(input=(input, 4), out_backprop=(out_backprop, 4))
+    convolution = _depthwise(x.shape, shape, strides, padding, dilations, ("input", "filter_sizes"))
+    _check_gradient("out_backprop", dy, convolution.output_shape)
+    dw = _result(out, shape, dy.dtype)
+    convolution.filter_gradient(dw.reshape(convolution.filter_shape), x, dy, num_threads)
+    return dw
+
+
+def _depthwise(
+    shape: tuple[int, ...],
+    filter_shape: tuple[int, ...],
+    strides: IntOrInts,
+    padding: Padding,
+    dilations: IntOrInts,
+    names: tuple[str, str],
+) -> Convolution:
+    """The grouped convolution that a depthwise one is; in memory its filters lie alike."""
+    height, width, channels, multiplier = filter_shape
+    if shape[3] != channels:
+        raise ValueError(
+            f"{names[1]} must have as many channels (axis 2) as {names[0]} has (axis 3): "
+            f"{tuple(filter_shape)} against {tuple(shape)}"
+        )
+    grouped = (height, width, min(channels, 1), channels * multiplier)
+    groups = max(channels, 1)
+    return Convolution(shape, grouped, strides, padding, dilations, "direct", groups=groups, names=names)
+
+
+def conv2d_transpose(
+    input: ArrayLike,
+    filters: ArrayLike,
+    output_shape: ArrayLike,
+    strides: IntOrInts,
+    padding: Padding = "SAME",
+    dilations: IntOrInts = 1,
+    data_format: str = "NHWC",
+    *,
+    bias: ArrayLike | None = None,
+    activation: str | None = None,
+    algorithm: str | None = None,
+    num_threads: int | None = None,
+) -> NDArray:
+    """Transposed convolution: conv2d's input gradient as an operation of its own (Zeiler et al.,
+    "Deconvolutional networks", CVPR 2010), which makes images larger where its strides are above 1.
+
+    Each input pixel adds its multiple of a filter to the result, `strides` apart.  The gradients are
+    convolutions, with the roles exchanged:
+
+        dx = conv2d(dy, filters, strides, padding, dilations)
+        dfilters = conv2d_backprop_filter(dy, filters.shape, x, strides, padding, dilations)
+
+    Args:
+        input: [N, H, W, C].
+        filters: [filter height, filter width, K, C], the filters of a convolution of K channels into C.
+        output_shape: the four sizes of the result, [N, OH, OW, K]; with strides several OH have one H.
+        strides, padding, dilations: those of the convolution from OH x OW to H x W pixels; as for conv2d.
+        data_format: "NHWC".
+        bias: [K], added to every pixel.
+        activation: None or "relu", applied last.
+        algorithm, num_threads: as for conv2d.
+
+    Returns:
+        [N, OH, OW, K].
+    """
+    arguments.nhwc(data_format)
+    arguments.choice("activation", activation, (None, "relu"))
+    shape = arguments.sizes("output_shape", output_shape)
+    named = {"input": (input, 4), "filters": (filters, 4)}
+    x, w, *rest = arguments.arrays(**named) if bias is None else arguments.arrays(**named, bias=(bias, 1))
+    names = ("output_shape", "filters")
+    convolution = Convolution(shape, w.shape, strides, padding, dilations, algorithm, names=names)
+    if x.shape != convolution.output_shape:
+        raise ValueError(
+            f"input must have shape {convolution.output_shape}, that of the convolution of an "
+            f"output_shape {shape} with filters {w.shape}, not {x.shape}"
+        )
+    if rest:
+        arguments.same_shape("bias", rest[0], (w.shape[2],), "one number per output channel")
+    y = memory.empty(shape, x.dtype)
+    b = rest[0] if rest else None
+    convolution.input_gradient(y, w, x, num_threads, bias=b, relu=activation == "relu")
+    return y
 
 
 def _result(out: NDArray | None, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:

@@ -34,15 +34,24 @@ def conv2d(
     *,
     bias: ArrayLike | None = None,
     activation: str | None = None,
+    groups: int = 1,
     algorithm: str | None = None,
     num_threads: int | None = None,
 ) -> NDArray:
     """x [N,H,W,C], w [KH,KW,C,K], bias [K] -> y [N,OH,OW,K].
 
     y[n,oh,ow,k] = activation(bias[k] + sum over i,j,c of xp[n, oh*sh + i*dh, ow*sw + j*dw, c] * w[i,j,c,k])
+
+    With groups, w is [KH,KW,C/groups,K]: equal parts of x's channels and of w's filters in order, each pair a
+    convolution of its own.
     """
     x, w, b = _as_floats(input, filters, bias)
     rows, cols = _axes(x.shape, w.shape[:2], strides, padding, dilations)
+    if groups > 1:
+        how = (strides, padding, dilations)
+        parts = zip(_split(x, groups), _split(w, groups), strict=True)
+        y = np.concatenate([conv2d(x_g, w_g, *how) for x_g, w_g in parts], axis=3)
+        return _epilogue(y, b, activation)
     y = _im2col(x, rows, cols) @ _as_matrix(w)
     return _epilogue(y.reshape(len(x), rows.out, cols.out, w.shape[3]), b, activation)
 
@@ -56,12 +65,17 @@ def conv2d_backprop_input(
     dilations: IntOrInts = 1,
     data_format: str = "NHWC",
     *,
+    groups: int = 1,
     algorithm: str | None = None,
     num_threads: int | None = None,
 ) -> NDArray:
     """w [KH,KW,C,K], dy [N,OH,OW,K] -> dx [N,H,W,C]: every tap gives its share back to its pixel."""
     w, dy = _as_floats(filters, out_backprop)
     sizes = arguments.sizes("input_sizes", input_sizes)
+    if groups > 1:
+        how, part = (strides, padding, dilations), (*sizes[:3], sizes[3] // groups)
+        parts = zip(_split(w, groups), _split(dy, groups), strict=True)
+        return np.concatenate([conv2d_backprop_input(part, w_g, dy_g, *how) for w_g, dy_g in parts], axis=3)
     rows, cols = _axes(sizes, w.shape[:2], strides, padding, dilations)
     columns = (_as_matrix(dy) @ _as_matrix(w).T).reshape(dy.shape[:3] + w.shape[:3])
     dxp = _pad(np.zeros(sizes, dy.dtype), rows, cols)
@@ -79,6 +93,7 @@ def conv2d_backprop_filter(
     dilations: IntOrInts = 1,
     data_format: str = "NHWC",
     *,
+    groups: int = 1,
     algorithm: str | None = None,
     out: NDArray | None = None,
     num_threads: int | None = None,
@@ -86,9 +101,110 @@ def conv2d_backprop_filter(
     """x [N,H,W,C], dy [N,OH,OW,K] -> dw [KH,KW,C,K]: what each tap saw, times what came of it, summed."""
     x, dy = _as_floats(input, out_backprop)
     sizes = arguments.sizes("filter_sizes", filter_sizes)
+    if groups > 1:
+        how, part = (strides, padding, dilations), (*sizes[:3], sizes[3] // groups)
+        parts = zip(_split(x, groups), _split(dy, groups), strict=True)
+        grads = [conv2d_backprop_filter(x_g, part, dy_g, *how) for x_g, dy_g in parts]
+        return np.concatenate(grads, axis=3, out=out)
     rows, cols = _axes(x.shape, sizes[:2], strides, padding, dilations)
     dw = None if out is None else out.reshape(-1, sizes[3])
     return np.matmul(_im2col(x, rows, cols).T, _as_matrix(dy), out=dw).reshape(sizes)
+
+
+def depthwise_conv2d(
+    input: ArrayLike,
+    filter: ArrayLike,
+    strides: IntOrInts,
+    padding: Padding,
+    dilations: IntOrInts = 1,
+    data_format: str = "NHWC",
+    *,
+    bias: ArrayLike | None = None,
+    activation: str | None = None,
+    num_threads: int | None = None,
+) -> NDArray:
+    """x [N,H,W,C], w [KH,KW,C,M], bias [C*M] -> y [N,OH,OW,C*M], M results of each channel side by side.
+
+    y[n,oh,ow,c*M+m] = activation(bias[c*M+m] + sum over i,j of xp[n, oh*sh + i*dh, ow*sw + j*dw, c] *
+    w[i,j,c,m])
+    """
+    x, w, b = _as_floats(input, filter, bias)
+    rows, cols = _axes(x.shape, w.shape[:2], strides, padding, dilations)
+    xp = _pad(x, rows, cols)
+    y = np.zeros((len(x), rows.out, cols.out, *w.shape[2:]), x.dtype)
+    for i, j in _taps(rows, cols):
+        y += _seen(xp, rows, cols, i, j)[..., None] * w[i, j]
+    return _epilogue(y.reshape(*y.shape[:3], w.shape[2] * w.shape[3]), b, activation)
+
+
+def depthwise_conv2d_backprop_input(
+    input_sizes: ArrayLike,
+    filter: ArrayLike,
+    out_backprop: ArrayLike,
+    strides: IntOrInts,
+    padding: Padding,
+    dilations: IntOrInts = 1,
+    data_format: str = "NHWC",
+    *,
+    num_threads: int | None = None,
+) -> NDArray:
+    """w [KH,KW,C,M], dy [N,OH,OW,C*M] -> dx [N,H,W,C]."""
+    w, dy = _as_floats(filter, out_backprop)
+    sizes = arguments.sizes("input_sizes", input_sizes)
+    rows, cols = _axes(sizes, w.shape[:2], strides, padding, dilations)
+    dy = dy.reshape(*dy.shape[:3], *w.shape[2:])
+    dxp = _pad(np.zeros(sizes, dy.dtype), rows, cols)
+    for i, j in _taps(rows, cols):
+        _seen(dxp, rows, cols, i, j)[...] += (dy * w[i, j]).sum(axis=-1)
+    return _unpad(dxp, rows, cols)
+
+
+def depthwise_conv2d_backprop_filter(
+    input: ArrayLike,
+    filter_sizes: ArrayLike,
+    out_backprop: ArrayLike,
+    strides: IntOrInts,
+    padding: Padding,
+    dilations: IntOrInts = 1,
+    data_format: str = "NHWC",
+    *,
+    out: NDArray | None = None,
+    num_threads: int | None = None,
+) -> NDArray:
+    """x [N,H,W,C], dy [N,OH,OW,C*M] -> dw [KH,KW,C,M]."""
+    x, dy = _as_floats(input, out_backprop)
+    sizes = arguments.sizes("filter_sizes", filter_sizes)
+    rows, cols = _axes(x.shape, sizes[:2], strides, padding, dilations)
+    xp = _pad(x, rows, cols)
+    dy = dy.reshape(*dy.shape[:3], *sizes[2:])
+    dw = np.empty(sizes, dy.dtype) if out is None else out
+    for i, j in _taps(rows, cols):
+        dw[i, j] = (_seen(xp, rows, cols, i, j)[..., None] * dy).sum(axis=(0, 1, 2))
+    return dw
+
+
+def conv2d_transpose(
+    input: ArrayLike,
+    filters: ArrayLike,
+    output_shape: ArrayLike,
+    strides: IntOrInts,
+    padding: Padding = "SAME",
+    dilations: IntOrInts = 1,
+    data_format: str = "NHWC",
+    *,
+    bias: ArrayLike | None = None,
+    activation: str | None = None,
+    algorithm: str | None = None,
+    num_threads: int | None = None,
+) -> NDArray:
+    """x [N,H,W,C], w [KH,KW,K,C], bias [K] -> y [N,OH,OW,K]: what conv2d of y, with w, gives back to y."""
+    x, w, b = _as_floats(input, filters, bias)
+    return _epilogue(conv2d_backprop_input(output_shape, w, x, strides, padding, dilations), b, activation)
+
+
+def _split(a, groups):
+    """The groups of the last axis."""
+    return np.split(a, groups, axis=-1)
 
 
 # ---- max pooling ----

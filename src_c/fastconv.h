@@ -23,6 +23,13 @@ enum {
  * gradient goes to, or FC_DEAD, where it goes nowhere. */
 enum { FC_DEAD = 255 };
 
+/* A rectangle of a window's taps, in elements.  Tap (a, b) lies at
+ *     x_tap = first + x_row[a] + x_column[b] of the image,  w_tap = w_row[a] + w_column[b] of the filters. */
+typedef struct fc_taps {
+    fc_index first, rows, columns;
+    const fc_index *x_row, *x_column, *w_row, *w_column;
+} fc_taps;
+
 typedef struct fc_kernels {
     const char *isa;
     fc_index itemsize;
@@ -74,6 +81,22 @@ typedef struct fc_kernels {
     void (*winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps);
     void (*winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_index rows, fc_index columns, const void *s,
                             fc_index plane, fc_index n, const void *bias, int flags, int m);
+
+    /* Depthwise convolution of a row's m pixels that see the same taps; each of the n channels has filters of its own:
+     *
+     *     y[i * y_step + j]  =  sum over taps of  x[x_tap + i * x_step + j] * w[w_tap + j]      (then FC_BIAS, FC_RELU)
+     *
+     * depthwise_filter is the gradient of w: dw[w_tap + j] += sum over i < m of x[x_tap + i * x_step + j] * dy[i * dy_step + j].
+     * OUT y; INOUT dw; IN x, w, dy, bias[n] (NULL without FC_BIAS).  No FC_ACCUMULATE.
+     *
+     * repeat and fold stand around them where each input channel has `times` filters: y[i * times + q] = x[i] for i < n,
+     * q < times; and y[i] = sum over q of x[i * times + q].  OUT y[n * times], IN x[n]; OUT y[n], IN x[n * times]. */
+    void (*depthwise)(void *y, fc_index y_step, const void *x, fc_index x_step, fc_index m, const fc_taps *taps, const void *w,
+                      fc_index n, const void *bias, int flags);
+    void (*depthwise_filter)(void *dw, const void *x, fc_index x_step, const void *dy, fc_index dy_step, fc_index m,
+                             const fc_taps *taps, fc_index n);
+    void (*repeat)(void *y, const void *x, fc_index n, fc_index times);
+    void (*fold)(void *y, const void *x, fc_index n, fc_index times);
 
     /* Max pooling of one output row.  Output pixel i looks at rows 0 .. h-1, columns lo[i] .. hi[i]-1 (already clipped to the
      * image; at least one pixel) and c channels:  x[r * x_row + column * c + channel].  A NaN in the window comes out.

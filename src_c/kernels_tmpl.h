@@ -7,6 +7,7 @@
 #include "pool_tmpl.h"
 #include "elementwise_tmpl.h"
 #include "norm_tmpl.h"
+#include "depthwise_tmpl.h"
 
 const fc_kernels FN(kernels) = {
     .isa = STRING(FC_ISA),
@@ -19,6 +20,10 @@ const fc_kernels FN(kernels) = {
     .winograd_data = FN(winograd_data),
     .winograd_filter = FN(winograd_filter),
     .winograd_result = FN(winograd_result),
+    .depthwise = FN(depthwise),
+    .depthwise_filter = FN(depthwise_filter),
+    .repeat = FN(repeat),
+    .fold = FN(fold),
     .max_pool_row = FN(max_pool_row),
     .max_pool_argmax_row = FN(max_pool_argmax_row),
     .max_pool_grad_row = FN(max_pool_grad_row),

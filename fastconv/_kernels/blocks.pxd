@@ -17,6 +17,7 @@ cdef struct Images:
     const uint8_t *where              # [n][gh][gw][c] bytes of pool_windows, or NULL
     double scale                      # of that gradient
     fc_index n, h, w, c, size         # size: bytes of an element
+    fc_index pixel                    # elements from one pixel to the next: c, or the channels of all groups
     fc_index gh, gw
 
 
@@ -67,13 +68,15 @@ cdef inline int read_axis(Axis *a, object sweep) except -1:
 
 
 cdef inline void read_images(Images *x, const char *data, fc_index size, object unpool, fc_index n, fc_index h, fc_index w,
-                             fc_index c) except *:
-    """Of an array [n, h, w, c]; unpool: None, or (where, scale, h, w) if it is the gradient of a pool of h x w pixels."""
+                             fc_index pixel, fc_index group, fc_index groups) except *:
+    """One group of the channels of an array [n, h, w, pixel]; unpool: None, or (where, scale, h, w) if it is the gradient of a
+    pool of h x w pixels."""
     cdef const uint8_t[:, :, :, ::1] where
-    x.data, x.size, x.n, x.h, x.w, x.c = data, size, n, h, w, c
+    cdef fc_index c = pixel // groups, first = group * c
+    x.data, x.size, x.n, x.h, x.w, x.c, x.pixel = data + first * size, size, n, h, w, c, pixel
     if unpool is not None:
         where, x.scale, x.h, x.w = unpool
-        x.where, x.gh, x.gw = &where[0, 0, 0, 0], h, w
+        x.where, x.gh, x.gw = &where[0, 0, 0, 0] + first, h, w
 
 
 cdef inline void copy_window(const fc_kernels *fc, char *out, const Images *x, fc_index image, fc_index top, fc_index left,
@@ -84,8 +87,8 @@ cdef inline void copy_window(const fc_kernels *fc, char *out, const Images *x, f
     cdef char *line
     cdef const char *pixel
     if x.where != NULL:
-        at = image * x.gh * x.gw * x.c + first
-        fc.unpool(out, width * c, c, x.data + at * x.size, x.where + at, x.gh, x.gw, x.c, top, left, height, width, c, x.scale)
+        at = image * x.gh * x.gw * x.pixel + first
+        fc.unpool(out, width * c, c, x.data + at * x.size, x.where + at, x.gh, x.gw, x.pixel, top, left, height, width, c, x.scale)
         return
     for r in range(height):
         line = out + r * line_bytes
@@ -93,12 +96,12 @@ cdef inline void copy_window(const fc_kernels *fc, char *out, const Images *x, f
             memset(line, 0, line_bytes)
             continue
         memset(line, 0, from_left * c * x.size)
-        pixel = x.data + (((image * x.h + top + r) * x.w + left + from_left) * x.c + first) * x.size
-        if c == x.c:
+        pixel = x.data + (((image * x.h + top + r) * x.w + left + from_left) * x.pixel + first) * x.size
+        if c == x.pixel:
             memcpy(line + from_left * c * x.size, pixel, (to_right - from_left) * c * x.size)
         else:
             for q in range(to_right - from_left):
-                memcpy(line + (from_left + q) * c * x.size, pixel + q * x.c * x.size, c * x.size)
+                memcpy(line + (from_left + q) * c * x.size, pixel + q * x.pixel * x.size, c * x.size)
         memset(line + to_right * c * x.size, 0, (width - to_right) * c * x.size)
 
 
@@ -107,8 +110,8 @@ cdef inline void window_pixels(const void **pixel, const char *zeros, const Imag
     """pixel[height][width] = where those pixels' channels from `first` on lie; `zeros` where there is no image."""
     cdef fc_index r, q, at
     for r in range(top, top + height):
-        at = ((image * x.h + r) * x.w + left) * x.c + first
+        at = ((image * x.h + r) * x.w + left) * x.pixel + first
         for q in range(left, left + width):
             pixel[0] = x.data + at * x.size if 0 <= r < x.h and 0 <= q < x.w else zeros
             pixel += 1
-            at += x.c
+            at += x.pixel

@@ -72,10 +72,12 @@ cdef struct Job:
     fc_index *place                   # [the same] result offset
     fc_index *col                     # [depth] source offset of (tap, channel) from a pixel
     # correlate
-    char *y                           # [n][yh][yw][k]
+    char *y                           # [n][yh][yw][y_pixel], of which k channels
+    fc_index y_pixel
     uint8_t *where                    # the same of a pool's bytes
     bint pools                        # y is the 2x2 pool of the result
-    const char *filters               # HWIO
+    const char *filters               # HWI[filter_k], of which one group
+    fc_index filter_k
     bint in_place                     # whole panels of the filters are not packed
     char *packed
     const char *bias
@@ -88,7 +90,7 @@ cdef struct Job:
     # filter_gradient
     Images dy
     fc_index chunks, parts            # of the units, of the window's elements
-    char *dw                          # [depth][k]
+    char *dw                          # [depth][filter_k], of which k columns
     char *partial                     # [chunks - 1][depth][k]
 
 cdef struct Unit:
@@ -140,6 +142,7 @@ cdef int fill_tables(Job *job) except -1:
     cdef fc_index pixels = job.images * job.rows * job.columns
     cdef fc_index pitch = job.buffer_w if job.copies else job.x.w
     cdef fc_index lines = job.buffer_h if job.copies else job.x.h
+    cdef fc_index step = job.x.c if job.copies else job.x.pixel
     cdef fc_index image, r, q, a, b, channel, i = 0
     job.row = <fc_index *>malloc((2 * pixels + job.depth + 1) * sizeof(fc_index))
     if job.row == NULL:
@@ -149,8 +152,8 @@ cdef int fill_tables(Job *job) except -1:
     for image in range(job.images):
         for r in range(job.rows):
             for q in range(job.columns):
-                job.row[i] = ((image * lines + r * job.v.step) * pitch + q * job.u.step) * job.x.c
-                job.place[i] = ((image * job.yh + r * job.v.place_step) * job.yw + q * job.u.place_step) * job.k
+                job.row[i] = ((image * lines + r * job.v.step) * pitch + q * job.u.step) * step
+                job.place[i] = ((image * job.yh + r * job.v.place_step) * job.yw + q * job.u.place_step) * job.y_pixel
                 if job.pools:  # first into scratch memory
                     job.place[i] = i * job.k
                 i += 1
@@ -158,7 +161,7 @@ cdef int fill_tables(Job *job) except -1:
     for a in range(job.v.taps):
         for b in range(job.u.taps):
             for channel in range(job.x.c):
-                job.col[i] = (job.v.offset[a] * pitch + job.u.offset[b]) * job.x.c + channel
+                job.col[i] = (job.v.offset[a] * pitch + job.u.offset[b]) * step + channel
                 i += 1
     return 0
 
@@ -194,7 +197,7 @@ cdef Unit open_unit(const Job *job, fc_index index, char *buffer) noexcept nogil
     unit.pixels = unit.images * unit.rows * unit.columns
     top, left = job.v.origin + unit.r0 * job.v.step, job.u.origin + unit.q0 * job.u.step
     if not job.copies:
-        unit.x = job.x.data + ((unit.n0 * job.x.h + top) * job.x.w + left) * pixel_bytes
+        unit.x = job.x.data + ((unit.n0 * job.x.h + top) * job.x.w + left) * job.x.pixel * job.size
         return unit
     unit.x = buffer
     for i in range(unit.images):
@@ -211,19 +214,19 @@ cdef void pack_tap(const Job *job, fc_index task) noexcept nogil:
     cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
     cdef fc_index n = panel_channels(&job.panels, first, first + width), j
     cdef fc_index tap = job.v.tap[t // job.u.taps] * job.filter_w + job.u.tap[t % job.u.taps]
-    cdef const char *w = job.filters + tap * job.x.c * job.k * job.size
+    cdef const char *w = job.filters + tap * (job.k if job.transposed else job.x.c) * job.filter_k * job.size
     cdef char *b = job.packed + (job.depth * first + t * job.x.c * width) * job.size
     if job.few:
         for j in range(job.k):
             b = job.packed + (job.depth * j + t * job.x.c) * job.size
             if job.transposed:
-                job.fc.pack(b, w + j * job.x.c * job.size, job.x.c, 1, 1, 1, 0)
+                job.fc.pack(b, w + j * job.filter_k * job.size, job.x.c, 1, 1, 1, 0)
             else:
-                job.fc.pack(b, w + j * job.size, job.x.c, 1, 1, job.k, 0)
+                job.fc.pack(b, w + j * job.size, job.x.c, 1, 1, job.filter_k, 0)
     elif job.transposed:
-        job.fc.pack(b, w + first * job.x.c * job.size, job.x.c, n, width, 1, job.x.c)
+        job.fc.pack(b, w + first * job.filter_k * job.size, job.x.c, n, width, 1, job.filter_k)
     elif not job.in_place or n < width:
-        job.fc.pack(b, w + first * job.size, job.x.c, n, width, job.k, 1)
+        job.fc.pack(b, w + first * job.size, job.x.c, n, width, job.filter_k, 1)
 
 
 cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index panel) noexcept nogil:
@@ -233,7 +236,7 @@ cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index panel) no
     cdef const char *b = job.packed + job.depth * first * job.size
     cdef const char *bias = job.bias + first * job.size if job.bias != NULL else NULL
     if job.in_place and n == width:
-        b, ldb = job.filters + first * job.size, job.k
+        b, ldb = job.filters + first * job.size, job.filter_k
     while True:
         # The first block overwrites, the last one finishes with bias and activation.
         depth = min(max(1, KC_BYTES // (width * job.size)), job.depth - p)
@@ -257,7 +260,7 @@ cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept n
     cdef char *y = dense
     if not job.pools:
         y = job.y + (((unit.n0 * job.yh + job.v.place + unit.r0 * job.v.place_step) * job.yw
-                      + job.u.place + unit.q0 * job.u.place_step) * job.k) * job.size
+                      + job.u.place + unit.q0 * job.u.place_step) * job.y_pixel) * job.size
     if job.few:
         job.fc.dots(y + first * job.size, job.place, unit.x, job.row, unit.pixels, job.col, job.depth, job.run,
                     job.packed + first * job.depth * job.size, n, job.bias + first * job.size if job.bias != NULL else NULL,
@@ -267,9 +270,10 @@ cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept n
             multiply(job, &unit, y, panel)
     if job.pools:
         for i in range(unit.images):
-            at = (((unit.n0 + i) * job.yh + unit.r0 // 2) * job.yw + unit.q0 // 2) * job.k + first
-            job.fc.pool_windows(job.y + at * job.size, job.where + at if job.where != NULL else NULL, job.yw * job.k, job.k,
-                                dense + (i * unit.rows * unit.columns * job.k + first) * job.size, unit.columns * job.k, job.k,
+            at = (((unit.n0 + i) * job.yh + unit.r0 // 2) * job.yw + unit.q0 // 2) * job.y_pixel + first
+            job.fc.pool_windows(job.y + at * job.size, job.where + at if job.where != NULL else NULL, job.yw * job.y_pixel,
+                                job.y_pixel, dense + (i * unit.rows * unit.columns * job.k + first) * job.size,
+                                unit.columns * job.k, job.k,
                                 min(unit.rows, 2 * job.yh - unit.r0), min(unit.columns, 2 * job.yw - unit.q0), n)
 
 
@@ -282,10 +286,11 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     job.groups = min(job.panels.count, ceil_div(TASKS, max(job.units, 1)))
     tasks = job.units * job.groups
     run = run_of_tasks(tasks, num_threads)
-    job.run = job.x.c * job.u.taps if job.u.extent == job.u.taps else job.x.c
+    job.run = job.x.c * job.u.taps if job.u.extent == job.u.taps and (job.copies or job.x.pixel == job.x.c) else job.x.c
     job.few = FEW * job.k <= job.fc.vl <= job.run
     pixels = job.x.n * job.v.count * job.u.count
-    if job.transposed and taps == 1 and pixels <= FEW_PIXELS:  # one tap's rows are already what dots reads
+    if job.transposed and taps == 1 and pixels <= FEW_PIXELS and job.filter_k == job.x.c:
+        # One tap's rows are already what dots reads.
         job.few, pack_tasks = True, 0
     wide = job.fc.max_vectors * job.fc.vl * job.size >= LEAST_ROW_BYTES
     job.in_place = not job.transposed and pixels <= (PIXELS_TO_PACK if wide else FEW_PIXELS)
@@ -297,7 +302,7 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     data = block.data
     job.packed = data
     if not pack_tasks:
-        job.packed = <char *>job.filters + (job.v.tap[0] * job.filter_w + job.u.tap[0]) * job.x.c * job.k * job.size
+        job.packed = <char *>job.filters + (job.v.tap[0] * job.filter_w + job.u.tap[0]) * job.k * job.filter_k * job.size
     with nogil, parallel(num_threads=num_threads):
         for i in prange(pack_tasks, schedule="static"):
             pack_tap(job, i)
@@ -308,27 +313,31 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
 
 def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :, :, ::1] filters, const real[::1] bias,
               bint relu, vertical, horizontal, bint transposed, int num_threads, *, bint pools=False,
-              uint8_t[:, :, :, ::1] where=None, unpool=None):
+              uint8_t[:, :, :, ::1] where=None, unpool=None, fc_index group=0, fc_index groups=1):
     """y = the correlation of x with HWIO filters along two geometry.Sweeps, + bias (or None), relu.
 
     Only the result pixels that the sweeps name are written.  transposed: x has the filters' output channels and y their
     input channels.  pools: y is the 2x2 max pool of that, and where its bytes if they are wanted; the sweeps are a forward
-    pass'.  unpool: (where, scale, height, width) if x is the gradient of such a pool's results.
+    pass'.  unpool: (where, scale, height, width) if x is the gradient of such a pool's results.  group: of `groups` equal ones
+    of the channels of x and of y and of the filters' output channels, the only one that this call reads and writes.
     """
     cdef Job job
+    cdef fc_index k = y.shape[3] // groups
     memset(&job, 0, sizeof(Job))
-    read_images(&job.x, <const char *>&x[0, 0, 0, 0], sizeof(real), unpool, x.shape[0], x.shape[1], x.shape[2], x.shape[3])
-    job.y, job.yh, job.yw = <char *>&y[0, 0, 0, 0], y.shape[1], y.shape[2]
+    read_images(&job.x, <const char *>&x[0, 0, 0, 0], sizeof(real), unpool, x.shape[0], x.shape[1], x.shape[2], x.shape[3],
+                group, groups)
+    job.y, job.yh, job.yw, job.y_pixel = <char *>(&y[0, 0, 0, 0] + group * k), y.shape[1], y.shape[2], y.shape[3]
     job.pools = pools
     if where is not None:
-        job.where = &where[0, 0, 0, 0]
-    job.filters, job.filter_w, job.transposed = <const char *>&filters[0, 0, 0, 0], filters.shape[1], transposed
+        job.where = &where[0, 0, 0, 0] + group * k
+    job.filters = <const char *>(&filters[0, 0, 0, 0] + group * (filters.shape[3] // groups))
+    job.filter_w, job.filter_k, job.transposed = filters.shape[1], filters.shape[3], transposed
     job.flags = FC_RELU if relu else 0
     if bias is not None:
-        job.bias = <const char *>&bias[0]
+        job.bias = <const char *>(&bias[0] + group * k)
         job.flags |= FC_BIAS
     try:
-        plan(&job, sizeof(real), y.shape[3], vertical, horizontal)
+        plan(&job, sizeof(real), k, vertical, horizontal)
         run_correlate(&job, num_threads)
     finally:
         free_job(&job)
@@ -344,17 +353,17 @@ cdef const char *gradient_rows(const Job *job, const Unit *unit, fc_index first,
     ldb[0] = width
     if job.dy.where != NULL:
         for i in range(unit.images):
-            at = (unit.n0 + i) * job.dy.gh * job.dy.gw * job.k + first
+            at = (unit.n0 + i) * job.dy.gh * job.dy.gw * job.dy.pixel + first
             job.fc.unpool(packed + i * unit.rows * unit.columns * width * job.size, unit.columns * width, width,
-                          job.dy.data + at * job.size, job.dy.where + at, job.dy.gh, job.dy.gw, job.k, unit.r0, unit.q0,
+                          job.dy.data + at * job.size, job.dy.where + at, job.dy.gh, job.dy.gw, job.dy.pixel, unit.r0, unit.q0,
                           unit.rows, unit.columns, n, job.dy.scale)
         return packed
-    b = job.dy.data + (((unit.n0 * job.yh + unit.r0) * job.yw + unit.q0) * job.k + first) * job.size
-    if n < width or job.k * job.size % 64:
+    b = job.dy.data + (((unit.n0 * job.yh + unit.r0) * job.yw + unit.q0) * job.dy.pixel + first) * job.size
+    if n < width or job.dy.pixel * job.size % 64:
         # Whole vectors must be readable, and rows that start anywhere in a cache line are slow to read again and again.
-        job.fc.pack(packed, b, unit.pixels, n, width, job.k, 1)
+        job.fc.pack(packed, b, unit.pixels, n, width, job.dy.pixel, 1)
         return packed
-    ldb[0] = job.k
+    ldb[0] = job.dy.pixel
     return b
 
 
@@ -367,6 +376,8 @@ cdef void filter_gradient_task(const Job *job, const fc_index *dw_row, fc_index 
     cdef const char *b
     cdef fc_index index, panel, first, width, ldb
     cdef Unit unit
+    if chunk > 0:  # whose rows are k apart
+        dw_row += job.depth
     for index in range(first_unit, last_unit):
         unit = open_unit(job, index, buffer)
         for panel in range(group * job.panels.count // job.groups, (group + 1) * job.panels.count // job.groups):
@@ -380,10 +391,15 @@ cdef void filter_gradient_task(const Job *job, const fc_index *dw_row, fc_index 
 
 cdef void add_chunks(const Job *job, fc_index piece) noexcept nogil:
     """One of TASKS pieces of the gradient: the chunks' partial results, in order."""
-    cdef fc_index count = job.depth * job.k, chunk
-    cdef fc_index first = piece * count // TASKS, last = (piece + 1) * count // TASKS
+    cdef fc_index count = job.depth * job.k, chunk, at, n, last = (piece + 1) * count // TASKS
+    cdef fc_index run = count if job.filter_k == job.k else job.k  # elements that lie side by side in dw
     for chunk in range(1, job.chunks):
-        job.fc.add(job.dw + first * job.size, job.partial + ((chunk - 1) * count + first) * job.size, last - first)
+        at = piece * count // TASKS
+        while at < last:
+            n = min(last - at, run - at % run)
+            job.fc.add(job.dw + (at // run * job.filter_k + at % run) * job.size,
+                       job.partial + ((chunk - 1) * count + at) * job.size, n)
+            at += n
 
 
 cdef int run_filter_gradient(Job *job, int num_threads) except -1:
@@ -398,13 +414,14 @@ cdef int run_filter_gradient(Job *job, int num_threads) except -1:
     partial_bytes = whole_lines((job.chunks - 1) * gradient_bytes)
     thread_bytes = job.buffer_bytes + whole_lines(
         job.images * job.rows * job.columns * job.fc.max_vectors * job.fc.vl * job.size)
-    block = scratch(partial_bytes + num_threads * thread_bytes + job.depth * sizeof(fc_index))
+    block = scratch(partial_bytes + num_threads * thread_bytes + 2 * job.depth * sizeof(fc_index))
     data = block.data
     job.partial = data
     dw_row = <fc_index *>(data + partial_bytes + num_threads * thread_bytes)
     with nogil:
         for i in range(job.depth):
-            dw_row[i] = i * job.k
+            dw_row[i] = i * job.filter_k
+            dw_row[job.depth + i] = i * job.k
         with parallel(num_threads=num_threads):
             for i in prange(job.chunks * job.groups * job.parts, schedule="dynamic"):
                 filter_gradient_task(job, dw_row, i, data + partial_bytes + threadid() * thread_bytes)
@@ -414,18 +431,21 @@ cdef int run_filter_gradient(Job *job, int num_threads) except -1:
 
 
 def filter_gradient(real[:, :, :, ::1] dw, const real[:, :, :, ::1] x, const real[:, :, :, ::1] dy, vertical, horizontal,
-                    int num_threads, *, unpool=None):
+                    int num_threads, *, unpool=None, fc_index group=0, fc_index groups=1):
     """dw (HWIO) of the convolution of x along two geometry.Sweeps with the output gradient dy.
 
     unpool: (where, scale, height, width) if dy is the gradient of the 2x2 pool of the convolution's height x width results.
+    group, groups: as for correlate.
     """
     cdef Job job
     memset(&job, 0, sizeof(Job))
-    read_images(&job.x, <const char *>&x[0, 0, 0, 0], sizeof(real), None, x.shape[0], x.shape[1], x.shape[2], x.shape[3])
-    read_images(&job.dy, <const char *>&dy[0, 0, 0, 0], sizeof(real), unpool, dy.shape[0], dy.shape[1], dy.shape[2], dy.shape[3])
-    job.dw, job.yh, job.yw = <char *>&dw[0, 0, 0, 0], job.dy.h, job.dy.w
+    read_images(&job.x, <const char *>&x[0, 0, 0, 0], sizeof(real), None, x.shape[0], x.shape[1], x.shape[2], x.shape[3],
+                group, groups)
+    read_images(&job.dy, <const char *>&dy[0, 0, 0, 0], sizeof(real), unpool, dy.shape[0], dy.shape[1], dy.shape[2], dy.shape[3],
+                group, groups)
+    job.dw, job.filter_k, job.yh, job.yw = <char *>(&dw[0, 0, 0, 0] + group * job.dy.c), dw.shape[3], job.dy.h, job.dy.w
     try:
-        plan(&job, sizeof(real), dy.shape[3], vertical, horizontal)
+        plan(&job, sizeof(real), job.dy.c, vertical, horizontal)
         run_filter_gradient(&job, num_threads)
     finally:
         free_job(&job)

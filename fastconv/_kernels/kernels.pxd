@@ -9,6 +9,13 @@ cdef extern from "fastconv.h" nogil:
         FC_BIAS
         FC_RELU
 
+    ctypedef struct fc_taps:
+        fc_index first, rows, columns
+        const fc_index *x_row
+        const fc_index *x_column
+        const fc_index *w_row
+        const fc_index *w_column
+
     ctypedef struct fc_kernels:
         const char *isa
         fc_index itemsize
@@ -25,6 +32,12 @@ cdef extern from "fastconv.h" nogil:
         void (*winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps) noexcept nogil
         void (*winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_index rows, fc_index columns, const void *s,
                                 fc_index plane, fc_index n, const void *bias, int flags, int m) noexcept nogil
+        void (*depthwise)(void *y, fc_index y_step, const void *x, fc_index x_step, fc_index m, const fc_taps *taps,
+                          const void *w, fc_index n, const void *bias, int flags) noexcept nogil
+        void (*depthwise_filter)(void *dw, const void *x, fc_index x_step, const void *dy, fc_index dy_step, fc_index m,
+                                 const fc_taps *taps, fc_index n) noexcept nogil
+        void (*repeat)(void *y, const void *x, fc_index n, fc_index times) noexcept nogil
+        void (*fold)(void *y, const void *x, fc_index n, fc_index times) noexcept nogil
         void (*max_pool_row)(void *y, const void *x, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,
                              fc_index ow, fc_index c) noexcept nogil
         void (*max_pool_argmax_row)(void *y, int64_t *argmax, const void *x, fc_index x_row, fc_index h, fc_index w,

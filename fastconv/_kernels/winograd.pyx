@@ -75,11 +75,13 @@ cdef struct Job:
     fc_index *count                   # [max(c, k)] 0, 1, 2, ..
     fc_index *dw_row                  # [c] a channel's row of a gradient's S
     # correlate
-    char *y                           # [n][yh][yw][k]
+    char *y                           # [n][yh][yw][y_pixel], of which k channels
+    fc_index y_pixel
     uint8_t *where                    # the same of a pool's bytes
     bint pools                        # y is the 2x2 pool of the result
     fc_index yh, yw
-    const char *filters               # HWIO
+    const char *filters               # HWI[filter_k], of which one group; so is a gradient
+    fc_index filter_k
     char *transformed                 # U
     fc_index plane_u, patch_bytes
     bint own_u                        # each task transforms its own panel's filters
@@ -199,18 +201,19 @@ cdef void transform_filters(const Job *job, fc_index panel, fc_index c0, fc_inde
                             char *buffer) noexcept nogil:
     """Source channels c0 .. c0 + rows - 1 of one panel into u, the panel's part of U."""
     cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
-    cdef fc_index a, b, r, n = panel_channels(&job.panels, first, first + width), row_bytes = job.k * job.size
+    cdef fc_index a, b, r, n = panel_channels(&job.panels, first, first + width), row_bytes = job.filter_k * job.size
+    cdef fc_index rows_of_tap = job.k if job.transposed else job.c
     cdef const void *tap[POINTS]
     cdef const char *w
     for a in range(job.taps):
         for b in range(job.taps):
-            w = job.filters + (job.v.tap[a] * job.taps + job.u.tap[b]) * job.c * job.k * job.size
+            w = job.filters + (job.v.tap[a] * job.taps + job.u.tap[b]) * rows_of_tap * row_bytes
             if job.transposed:
-                job.fc.pack(buffer, w + (first * job.c + c0) * job.size, rows, n, width, 1, job.c)
+                job.fc.pack(buffer, w + first * row_bytes + c0 * job.size, rows, n, width, 1, job.filter_k)
                 tap[a * job.taps + b] = buffer
                 buffer += rows * width * job.size
             else:
-                tap[a * job.taps + b] = w + (c0 * job.k + first) * job.size
+                tap[a * job.taps + b] = w + c0 * row_bytes + first * job.size
     if job.transposed:
         row_bytes = width * job.size
     for r in range(c0, c0 + rows):
@@ -233,14 +236,14 @@ cdef void finish_tile(const Job *job, fc_index tile, const char *s, fc_index pla
     cdef fc_index top = tile // job.tiles_u % job.tiles_v * job.m, left = tile % job.tiles_u * job.m, at
     cdef const char *bias = job.bias + first * job.size if job.bias != NULL else NULL
     if not job.pools:
-        at = ((image * job.yh + top) * job.yw + left) * job.k + first
-        job.fc.winograd_result(job.y + at * job.size, job.yw * job.k, job.k, job.v.count - top, job.u.count - left, s, plane, n,
-                               bias, job.flags, <int>job.m)
+        at = ((image * job.yh + top) * job.yw + left) * job.y_pixel + first
+        job.fc.winograd_result(job.y + at * job.size, job.yw * job.y_pixel, job.y_pixel, job.v.count - top, job.u.count - left, s,
+                               plane, n, bias, job.flags, <int>job.m)
         return
-    at = ((image * job.yh + top // 2) * job.yw + left // 2) * job.k + first
+    at = ((image * job.yh + top // 2) * job.yw + left // 2) * job.y_pixel + first
     job.fc.winograd_result(patch, job.m * n, n, job.m, job.m, s, plane, n, bias, job.flags, <int>job.m)
-    job.fc.pool_windows(job.y + at * job.size, job.where + at if job.where != NULL else NULL, job.yw * job.k, job.k, patch,
-                        job.m * n, n, min(job.m, min(job.v.count, 2 * job.yh) - top),
+    job.fc.pool_windows(job.y + at * job.size, job.where + at if job.where != NULL else NULL, job.yw * job.y_pixel, job.y_pixel,
+                        patch, job.m * n, n, min(job.m, min(job.v.count, 2 * job.yh) - top),
                         min(job.m, min(job.u.count, 2 * job.yw) - left), n)
 
 
@@ -306,21 +309,25 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
 
 def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :, :, ::1] filters, const real[::1] bias,
               bint relu, vertical, horizontal, bint transposed, int num_threads, *, bint pools=False,
-              uint8_t[:, :, :, ::1] where=None, unpool=None):
+              uint8_t[:, :, :, ::1] where=None, unpool=None, fc_index group=0, fc_index groups=1):
     """As conv2d.correlate, along two geometry.Sweeps of step 1 and equally many adjacent taps, 2 .. 5 (for a pool: 3 or 5)."""
     cdef Job job
+    cdef fc_index k = y.shape[3] // groups
     memset(&job, 0, sizeof(Job))
-    read_images(&job.x, <const char *>&x[0, 0, 0, 0], sizeof(real), unpool, x.shape[0], x.shape[1], x.shape[2], x.shape[3])
-    job.y, job.yh, job.yw, job.pools = <char *>&y[0, 0, 0, 0], y.shape[1], y.shape[2], pools
+    read_images(&job.x, <const char *>&x[0, 0, 0, 0], sizeof(real), unpool, x.shape[0], x.shape[1], x.shape[2], x.shape[3],
+                group, groups)
+    job.y, job.yh, job.yw, job.y_pixel = <char *>(&y[0, 0, 0, 0] + group * k), y.shape[1], y.shape[2], y.shape[3]
+    job.pools = pools
     if where is not None:
-        job.where = &where[0, 0, 0, 0]
-    job.filters, job.transposed = <const char *>&filters[0, 0, 0, 0], transposed
+        job.where = &where[0, 0, 0, 0] + group * k
+    job.filters = <const char *>(&filters[0, 0, 0, 0] + group * (filters.shape[3] // groups))
+    job.filter_k, job.transposed = filters.shape[3], transposed
     job.flags = FC_RELU if relu else 0
     if bias is not None:
-        job.bias = <const char *>&bias[0]
+        job.bias = <const char *>(&bias[0] + group * k)
         job.flags |= FC_BIAS
     try:
-        plan(&job, sizeof(real), y.shape[3], vertical, horizontal)
+        plan(&job, sizeof(real), k, vertical, horizontal)
         run_correlate(&job, num_threads)
     finally:
         free_job(&job)
@@ -375,8 +382,8 @@ cdef void finish_gradient(const Job *job, char *dw, fc_index c) noexcept nogil:
     for p in range(POINTS):
         for chunk in range(1, job.chunks):
             job.fc.add(sums + p * plane * job.size, sums + (chunk * POINTS + p) * plane * job.size, job.whole_k)
-    job.fc.winograd_result(dw + c * job.k * job.size, job.taps * job.c * job.k, job.c * job.k, job.taps, job.taps, sums, plane,
-                           job.k, NULL, 0, <int>job.taps)
+    job.fc.winograd_result(dw + c * job.filter_k * job.size, job.taps * job.c * job.filter_k, job.c * job.filter_k, job.taps,
+                           job.taps, sums, plane, job.k, NULL, 0, <int>job.taps)
 
 
 cdef int run_filter_gradient(Job *job, char *dw, int num_threads) except -1:
@@ -401,14 +408,17 @@ cdef int run_filter_gradient(Job *job, char *dw, int num_threads) except -1:
 
 
 def filter_gradient(real[:, :, :, ::1] dw, const real[:, :, :, ::1] x, const real[:, :, :, ::1] dy, vertical, horizontal,
-                    int num_threads, *, unpool=None):
+                    int num_threads, *, unpool=None, fc_index group=0, fc_index groups=1):
     """As conv2d.filter_gradient, for the sweeps that correlate takes."""
     cdef Job job
     memset(&job, 0, sizeof(Job))
-    read_images(&job.x, <const char *>&x[0, 0, 0, 0], sizeof(real), None, x.shape[0], x.shape[1], x.shape[2], x.shape[3])
-    read_images(&job.dy, <const char *>&dy[0, 0, 0, 0], sizeof(real), unpool, dy.shape[0], dy.shape[1], dy.shape[2], dy.shape[3])
+    read_images(&job.x, <const char *>&x[0, 0, 0, 0], sizeof(real), None, x.shape[0], x.shape[1], x.shape[2], x.shape[3],
+                group, groups)
+    read_images(&job.dy, <const char *>&dy[0, 0, 0, 0], sizeof(real), unpool, dy.shape[0], dy.shape[1], dy.shape[2], dy.shape[3],
+                group, groups)
+    job.filter_k = dw.shape[3]
     try:
-        plan(&job, sizeof(real), dy.shape[3], vertical, horizontal)
-        run_filter_gradient(&job, <char *>&dw[0, 0, 0, 0], num_threads)
+        plan(&job, sizeof(real), job.dy.c, vertical, horizontal)
+        run_filter_gradient(&job, <char *>(&dw[0, 0, 0, 0] + group * job.dy.c), num_threads)
     finally:
         free_job(&job)
