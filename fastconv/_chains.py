@@ -1,11 +1,13 @@
 """Layers that stand next to each other and are computed as one.
 
     ConvPool       Conv2D with relu, 2x2 MaxPooling2D, perhaps Dropout
+    ConvNorm       Conv2D, BatchNormalization, perhaps ReLU
     NormRelu       BatchNormalization, ReLU
     ResidualRelu   Residual with a BatchNormalization at the end of its branch, ReLU
 
 Each chain is a step, called like a layer. Results and gradients have the same bits as those of the layers one
-after another, but for the gradient of ConvPool's bias, which is summed in another order.
+after another, but for two: the gradient of ConvPool's bias is summed in another order, and ConvNorm's result
+without training, where it is computed in one pass, is rounded less often.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ def link(layers: Sequence[Layer]) -> list[Any]:
     steps: list[Any] = []
     rest = list(layers)
     while rest:
-        found = ((chain, chain.length(rest)) for chain in (ConvPool, NormRelu, ResidualRelu))
+        found = ((chain, chain.length(rest)) for chain in (ConvPool, ConvNorm, NormRelu, ResidualRelu))
         chain, length = next(((chain, length) for chain, length in found if length), (None, 1))
         steps.append(rest[0] if chain is None else chain(*rest[:length]))
         del rest[:length]
@@ -118,12 +120,58 @@ class ConvPool:
         """The convolution and the shape of its pool; of the last input's shape it is still there."""
         planned = self._planned
         if planned[0] != shape:
-            conv = self.conv
-            convolution = Convolution(shape, filter_shape, conv.strides, conv.padding, conv.dilation_rate)
+            convolution = _convolution(self.conv, shape, filter_shape)
             n, h, w, k = convolution.output_shape
             windows = _windows.pooling((n, h, w, k), 2, 2, self.pool.padding, "x")
             planned = self._planned = shape, convolution, (n, *(axis.out for axis in windows), k)
         return planned[1], planned[2]
+
+
+class ConvNorm:
+    """A Conv2D without activation, the BatchNormalization behind it, and perhaps a ReLU.
+
+    Without training the normalization is a factor and a summand of each filter's results, which they get
+    before they leave the registers.
+    """
+
+    def __init__(self, conv: Conv2D, norm: BatchNormalization, relu: Layer | None = None) -> None:
+        self.conv, self.norm = conv, norm
+        self.activation = None if relu is None else "relu"
+        self._planned: tuple[Any, ...] = (None,)
+
+    @staticmethod
+    def length(layers: Sequence[Layer]) -> int:
+        from fastconv.layers import BatchNormalization, Conv2D
+
+        if [type(layer) for layer in layers[:2]] != [Conv2D, BatchNormalization] or layers[0].activation:
+            return 0
+        return 3 if len(layers) > 2 and _is_relu(layers[2]) else 2
+
+    def count_params(self) -> int:
+        return self.conv.count_params() + self.norm.count_params()
+
+    def __call__(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+        if not training:
+            return self._predict(x), None
+        z, backward_conv = self.conv(x, training)
+        y, backward_norm = self.norm.normalize(z, training, activation=self.activation)
+
+        def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
+            return backward_conv(backward_norm(dy), input_gradient=input_gradient)
+
+        return y, backward
+
+    def _predict(self, x: np.ndarray) -> np.ndarray:
+        weights = self.conv.owned_weights()
+        x, w = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4))
+        if self._planned[0] != x.shape:
+            self._planned = x.shape, _convolution(self.conv, x.shape, w.shape)
+        convolution = self._planned[1]
+        gain, offset = self.norm.line(weights.get("bias", 0))
+        gain, offset = gain.astype(x.dtype), offset.astype(x.dtype)
+        y = memory.empty(convolution.output_shape, x.dtype)
+        convolution.forward(y, x, w, offset, self.activation == "relu", gain=gain)
+        return y
 
 
 class NormRelu:
@@ -181,6 +229,10 @@ class ResidualRelu:
             return nn.add(dx, past_dx) if input_gradient else None
 
         return y, backward
+
+
+def _convolution(conv: Conv2D, shape: tuple[int, ...], filter_shape: tuple[int, ...]) -> Convolution:
+    return Convolution(shape, filter_shape, conv.strides, conv.padding, conv.dilation_rate)
 
 
 def _drop(y: np.ndarray, where: np.ndarray, rate: float, seed: int) -> float:

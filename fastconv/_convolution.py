@@ -73,10 +73,14 @@ class Convolution:
         relu: bool,
         num_threads: int | None = None,
         *,
+        gain: NDArray | None = None,
         pools: bool = False,
         where: NDArray | None = None,
     ) -> None:
-        """y [N, OH, OW, K], or with `pools` its 2x2 pool, and that pool's bytes `where` if wanted."""
+        """y [N, OH, OW, K], or with `pools` its 2x2 pool, and that pool's bytes `where` if wanted.
+
+        gain [K]: of each filter, before the bias; not there for groups of one channel.
+        """
         n = threads.resolve(num_threads, self._group_work)
         if not y.size:
             return
@@ -86,7 +90,7 @@ class Convolution:
             driver.correlate(y, x, filters, *how)
             return
         for group in self._each_group():
-            driver.correlate(y, x, filters, *how, pools=pools, where=where, **group)
+            driver.correlate(y, x, filters, *how, gain=gain, pools=pools, where=where, **group)
 
     def input_gradient(
         self,

@@ -30,7 +30,7 @@ FC_INLINE void FN(depthwise_tile)(T *y, fc_index y_step, const T *x, fc_index x_
             FN(store)(bias_part, full ? FN(load)(bias + j) : FN(load_part)(bias, n));
 #pragma GCC unroll 8
         for (int i = 0; i < M; i++) {
-            const vec r = FN(finish)(acc[i], bias_part, flags);
+            const vec r = FN(finish)(acc[i], NULL, bias_part, flags);
             if (full)
                 FN(store)(y + i * y_step + j, r);
             else

@@ -3,8 +3,10 @@
  * A tile of MR rows by NV vectors of y stays in registers while p runs over k: per p, NV loads of b and one broadcast of x per
  * row feed MR * NV multiply-adds.  The row addresses are kept apart (MR pointers), the table col moves them all at once.
  */
-FC_INLINE vec FN(finish)(vec v, const T *bias, int flags)
+FC_INLINE vec FN(finish)(vec v, const T *gain, const T *bias, int flags)
 {
+    if (flags & FC_GAIN)
+        v *= FN(load)(gain);
     if (flags & FC_BIAS)
         v += FN(load)(bias);
     if (flags & FC_RELU)
@@ -13,7 +15,8 @@ FC_INLINE vec FN(finish)(vec v, const T *bias, int flags)
 }
 
 FC_INLINE void FN(tile)(T *y, const fc_index *yrow, const T *x, const fc_index *row, const fc_index *col, fc_index k,
-                        const T *b, fc_index ldb, fc_index n, const T *bias, int flags, const int MR, const int NV)
+                        const T *b, fc_index ldb, fc_index n, const T *gain, const T *bias, int flags, const int MR,
+                        const int NV)
 {
     const T *xi[14];
     vec acc[14][4];
@@ -41,8 +44,10 @@ FC_INLINE void FN(tile)(T *y, const fc_index *yrow, const T *x, const fc_index *
         b += ldb;
     }
 
-    T bias_part[VL]; /* the last vector's bias, so that no load passes bias[n] */
+    T gain_part[VL], bias_part[VL]; /* of the last vector, so that no load passes bias[n] */
     const fc_index last = n - (NV - 1) * VL;
+    if ((flags & FC_GAIN) && last < VL)
+        FN(store)(gain_part, FN(load_part)(gain + (NV - 1) * VL, last));
     if ((flags & FC_BIAS) && last < VL)
         FN(store)(bias_part, FN(load_part)(bias + (NV - 1) * VL, last));
 #pragma GCC unroll 14
@@ -55,7 +60,7 @@ FC_INLINE void FN(tile)(T *y, const fc_index *yrow, const T *x, const fc_index *
             vec r = acc[i][v];
             if (flags & FC_ACCUMULATE)
                 r += partial ? FN(load_part)(out, last) : FN(load)(out);
-            r = FN(finish)(r, partial ? bias_part : bias + v * VL, flags);
+            r = FN(finish)(r, partial ? gain_part : gain + v * VL, partial ? bias_part : bias + v * VL, flags);
             if (partial)
                 FN(store_part)(out, r, last);
             else
@@ -65,13 +70,14 @@ FC_INLINE void FN(tile)(T *y, const fc_index *yrow, const T *x, const fc_index *
 }
 
 typedef void FN(tile_fn)(T *, const fc_index *, const T *, const fc_index *, const fc_index *, fc_index, const T *, fc_index,
-                         fc_index, const T *, int);
+                         fc_index, const T *, const T *, int);
 
 #define X(MR, NV)                                                                                                            \
     static void FN(tile_##MR##x##NV)(T * y, const fc_index *yrow, const T *x, const fc_index *row, const fc_index *col,      \
-                                     fc_index k, const T *b, fc_index ldb, fc_index n, const T *bias, int flags)             \
+                                     fc_index k, const T *b, fc_index ldb, fc_index n, const T *gain, const T *bias,         \
+                                     int flags)                                                                              \
     {                                                                                                                        \
-        FN(tile)(y, yrow, x, row, col, k, b, ldb, n, bias, flags, MR, NV);                                                   \
+        FN(tile)(y, yrow, x, row, col, k, b, ldb, n, gain, bias, flags, MR, NV);                                             \
     }
 FC_TILES(X)
 #undef X
@@ -81,13 +87,14 @@ static FN(tile_fn) *const FN(tiles)[FC_MAX_VECTORS + 1][15] = {FC_TILES(X)};
 #undef X
 
 static void FN(gemm)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
-                     fc_index k, const void *b, fc_index ldb, fc_index vectors, fc_index n, const void *bias, int flags)
+                     fc_index k, const void *b, fc_index ldb, fc_index vectors, fc_index n, const void *gain, const void *bias,
+                     int flags)
 {
     const fc_index blocks = (m + fc_max_rows[vectors] - 1) / fc_max_rows[vectors];
     fc_index i = 0;
     for (fc_index block = 0; block < blocks; block++) {
         const fc_index rows = (m - i + blocks - block - 1) / (blocks - block); /* shared out evenly */
-        FN(tiles)[vectors][rows](y, yrow + i, x, row + i, col, k, b, ldb, n, bias, flags);
+        FN(tiles)[vectors][rows](y, yrow + i, x, row + i, col, k, b, ldb, n, gain, bias, flags);
         i += rows;
     }
 }
@@ -111,7 +118,7 @@ FC_INLINE T FN(lane_sum)(vec v)
 #define DOTS 8 /* rows at a time */
 
 static void FN(dots)(void *y_, const fc_index *yrow, const void *x_, const fc_index *row, fc_index m, const fc_index *col,
-                     fc_index k, fc_index run, const void *b_, fc_index n, const void *bias_, int flags)
+                     fc_index k, fc_index run, const void *b_, fc_index n, const void *gain_, const void *bias_, int flags)
 {
     for (fc_index i0 = 0; i0 < m; i0 += DOTS) {
         /* Fewer rows at the end repeat the last one: another loop for them would be contracted to other FMAs. */
@@ -121,6 +128,7 @@ static void FN(dots)(void *y_, const fc_index *yrow, const void *x_, const fc_in
             x[i] = (const T *)x_ + row[i0 + (i < count ? i : count - 1)];
         for (fc_index j = 0; j < n; j++) {
             const T *b = (const T *)b_ + j * k, bias = flags & FC_BIAS ? ((const T *)bias_)[j] : 0;
+            const T gain = flags & FC_GAIN ? ((const T *)gain_)[j] : 1;
             vec acc[DOTS];
             for (int i = 0; i < DOTS; i++)
                 acc[i] = (vec){0};
@@ -139,7 +147,7 @@ static void FN(dots)(void *y_, const fc_index *yrow, const void *x_, const fc_in
             }
             T sum[DOTS];
             for (int i = 0; i < DOTS; i++) {
-                sum[i] = FN(lane_sum)(acc[i]) + bias;
+                sum[i] = FN(lane_sum)(acc[i]) * gain + bias;
                 sum[i] = (flags & FC_RELU) && sum[i] < 0 ? 0 : sum[i];
             }
             for (fc_index i = 0; i < count; i++)

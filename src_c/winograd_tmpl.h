@@ -129,12 +129,14 @@ static void FN(winograd_filter)(void *u, fc_index plane, const void *const *tap,
 }
 
 FC_INLINE void FN(result_tile)(T *y, fc_index y_row, fc_index y_pixel, fc_index rows, fc_index columns, const T *s,
-                               fc_index plane, fc_index n, const T *bias, int flags, const int M)
+                               fc_index plane, fc_index n, const T *gain, const T *bias, int flags, const int M)
 {
     for (fc_index ch = 0; ch < n; ch += VL) {
         const fc_index lanes = n - ch;
         vec t[6][5], column[6], row[5];
-        T bias_part[VL] = {0};
+        T gain_part[VL] = {0}, bias_part[VL] = {0};
+        if (flags & FC_GAIN)
+            FN(store)(gain_part, lanes < VL ? FN(load_part)(gain + ch, lanes) : FN(load)(gain + ch));
         if (flags & FC_BIAS)
             FN(store)(bias_part, lanes < VL ? FN(load_part)(bias + ch, lanes) : FN(load)(bias + ch));
         for (int j = 0; j < 6; j++) {
@@ -145,7 +147,7 @@ FC_INLINE void FN(result_tile)(T *y, fc_index y_row, fc_index y_pixel, fc_index 
         for (int i = 0; i < M && i < rows; i++) {
             FN(results)(row, &t[0][i], 5, M);
             for (int j = 0; j < M && j < columns; j++) {
-                const vec r = FN(finish)(row[j], bias_part, flags);
+                const vec r = FN(finish)(row[j], gain_part, bias_part, flags);
                 T *out = y + i * y_row + j * y_pixel + ch;
                 if (lanes < VL)
                     FN(store_part)(out, r, lanes);
@@ -157,13 +159,13 @@ FC_INLINE void FN(result_tile)(T *y, fc_index y_row, fc_index y_pixel, fc_index 
 }
 
 static void FN(winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_index rows, fc_index columns, const void *s,
-                                fc_index plane, fc_index n, const void *bias, int flags, int m)
+                                fc_index plane, fc_index n, const void *gain, const void *bias, int flags, int m)
 {
     switch (m) {
-    case 2: FN(result_tile)(y, y_row, y_pixel, rows, columns, s, plane, n, bias, flags, 2); break;
-    case 3: FN(result_tile)(y, y_row, y_pixel, rows, columns, s, plane, n, bias, flags, 3); break;
-    case 4: FN(result_tile)(y, y_row, y_pixel, rows, columns, s, plane, n, bias, flags, 4); break;
-    case 5: FN(result_tile)(y, y_row, y_pixel, rows, columns, s, plane, n, bias, flags, 5); break;
+    case 2: FN(result_tile)(y, y_row, y_pixel, rows, columns, s, plane, n, gain, bias, flags, 2); break;
+    case 3: FN(result_tile)(y, y_row, y_pixel, rows, columns, s, plane, n, gain, bias, flags, 3); break;
+    case 4: FN(result_tile)(y, y_row, y_pixel, rows, columns, s, plane, n, gain, bias, flags, 4); break;
+    case 5: FN(result_tile)(y, y_row, y_pixel, rows, columns, s, plane, n, gain, bias, flags, 5); break;
     }
 }
 #undef A1

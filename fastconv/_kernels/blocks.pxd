@@ -54,6 +54,11 @@ cdef inline fc_index panel_channels(const Panels *p, fc_index first, fc_index la
     return min(last, p.k) - first
 
 
+cdef inline const char *part(const char *numbers, fc_index first, fc_index size) noexcept nogil:
+    """From element `first` on; NULL stays NULL."""
+    return numbers + first * size if numbers != NULL else NULL
+
+
 cdef inline int read_axis(Axis *a, object sweep) except -1:
     a.count, a.origin, a.step, a.extent = sweep.count, sweep.origin, sweep.step, sweep.extent
     a.taps, a.place, a.place_step = len(sweep.taps), sweep.place, sweep.place_step

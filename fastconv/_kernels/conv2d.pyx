@@ -25,11 +25,11 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastconv._kernels.blocks cimport (
-    Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, read_axis, read_images, run_of_tasks,
-    whole_lines,
+    Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, part, read_axis, read_images,
+    run_of_tasks, whole_lines,
 )
 from fastconv._kernels.dispatch cimport kernels_for
-from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_RELU, fc_index, fc_kernels
+from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_GAIN, FC_RELU, fc_index, fc_kernels
 from fastconv._kernels.memory cimport Block, scratch
 
 ctypedef fused real:
@@ -80,6 +80,7 @@ cdef struct Job:
     fc_index filter_k
     bint in_place                     # whole panels of the filters are not packed
     char *packed
+    const char *gain
     const char *bias
     int flags
     bint transposed                   # filters' output channels are the source's channels
@@ -234,17 +235,16 @@ cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index panel) no
     cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
     cdef fc_index n = panel_channels(&job.panels, first, first + width), ldb = width, p = 0, depth, flags
     cdef const char *b = job.packed + job.depth * first * job.size
-    cdef const char *bias = job.bias + first * job.size if job.bias != NULL else NULL
     if job.in_place and n == width:
         b, ldb = job.filters + first * job.size, job.filter_k
     while True:
-        # The first block overwrites, the last one finishes with bias and activation.
+        # The first block overwrites, the last one finishes with gain, bias and activation.
         depth = min(max(1, KC_BYTES // (width * job.size)), job.depth - p)
         flags = FC_ACCUMULATE if p > 0 else 0
         if p + depth == job.depth:
             flags |= job.flags
         job.fc.gemm(y + first * job.size, job.place, unit.x, job.row, unit.pixels, job.col + p, depth, b + p * ldb * job.size,
-                    ldb, width // job.fc.vl, n, bias, flags)
+                    ldb, width // job.fc.vl, n, part(job.gain, first, job.size), part(job.bias, first, job.size), flags)
         p += depth
         if p >= job.depth:
             break
@@ -263,8 +263,8 @@ cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept n
                       + job.u.place + unit.q0 * job.u.place_step) * job.y_pixel) * job.size
     if job.few:
         job.fc.dots(y + first * job.size, job.place, unit.x, job.row, unit.pixels, job.col, job.depth, job.run,
-                    job.packed + first * job.depth * job.size, n, job.bias + first * job.size if job.bias != NULL else NULL,
-                    job.flags)
+                    job.packed + first * job.depth * job.size, n, part(job.gain, first, job.size),
+                    part(job.bias, first, job.size), job.flags)
     else:
         for panel in range(first_panel, last_panel):
             multiply(job, &unit, y, panel)
@@ -312,9 +312,9 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
 
 
 def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :, :, ::1] filters, const real[::1] bias,
-              bint relu, vertical, horizontal, bint transposed, int num_threads, *, bint pools=False,
+              bint relu, vertical, horizontal, bint transposed, int num_threads, *, const real[::1] gain=None, bint pools=False,
               uint8_t[:, :, :, ::1] where=None, unpool=None, fc_index group=0, fc_index groups=1):
-    """y = the correlation of x with HWIO filters along two geometry.Sweeps, + bias (or None), relu.
+    """y = the correlation of x with HWIO filters along two geometry.Sweeps, * gain, + bias (or None), relu.
 
     Only the result pixels that the sweeps name are written.  transposed: x has the filters' output channels and y their
     input channels.  pools: y is the 2x2 max pool of that, and where its bytes if they are wanted; the sweeps are a forward
@@ -333,6 +333,9 @@ def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :,
     job.filters = <const char *>(&filters[0, 0, 0, 0] + group * (filters.shape[3] // groups))
     job.filter_w, job.filter_k, job.transposed = filters.shape[1], filters.shape[3], transposed
     job.flags = FC_RELU if relu else 0
+    if gain is not None:
+        job.gain = <const char *>(&gain[0] + group * k)
+        job.flags |= FC_GAIN
     if bias is not None:
         job.bias = <const char *>(&bias[0] + group * k)
         job.flags |= FC_BIAS
@@ -385,7 +388,7 @@ cdef void filter_gradient_task(const Job *job, const fc_index *dw_row, fc_index 
             width = panel_start(&job.panels, panel + 1) - first
             b = gradient_rows(job, &unit, first, width, buffer + job.buffer_bytes, &ldb)
             job.fc.gemm(dw + first * job.size, dw_row + p0, unit.x, job.col + p0, p1 - p0, job.row, unit.pixels, b, ldb,
-                        width // job.fc.vl, panel_channels(&job.panels, first, first + width), NULL,
+                        width // job.fc.vl, panel_channels(&job.panels, first, first + width), NULL, NULL,
                         FC_ACCUMULATE if index > first_unit else 0)
 
 

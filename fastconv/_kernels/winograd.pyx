@@ -5,7 +5,7 @@
                       (large filters, few tiles: in phase 2, each panel where it is needed)
         phase 2       for each block of tiles, shared out among the threads:
                         V = B^T x B                           [36][tile][C]
-                        for each panel: S = V U, one product a point   [36][tile][width];  y = A^T S A, + bias, relu
+                        for each panel: S = V U, one product a point   [36][tile][width];  y = A^T S A, * gain, + bias, relu
 
     filter_gradient
         phase 1       for each (chunk of blocks, group of panels, part of the channels), shared out:
@@ -21,11 +21,11 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastconv._kernels.blocks cimport (
-    Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, read_axis, read_images, run_of_tasks,
-    whole_lines, window_pixels,
+    Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, part, read_axis, read_images,
+    run_of_tasks, whole_lines, window_pixels,
 )
 from fastconv._kernels.dispatch cimport kernels_for
-from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_RELU, fc_index, fc_kernels
+from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_GAIN, FC_RELU, fc_index, fc_kernels
 from fastconv._kernels.memory cimport Block, scratch
 
 ctypedef fused real:
@@ -85,6 +85,7 @@ cdef struct Job:
     char *transformed                 # U
     fc_index plane_u, patch_bytes
     bint own_u                        # each task transforms its own panel's filters
+    const char *gain
     const char *bias
     int flags
     bint transposed
@@ -234,14 +235,15 @@ cdef void finish_tile(const Job *job, fc_index tile, const char *s, fc_index pla
     """From the points of one tile to its results, of n channels from `first` on; or to their pool."""
     cdef fc_index image = tile // (job.tiles_u * job.tiles_v)
     cdef fc_index top = tile // job.tiles_u % job.tiles_v * job.m, left = tile % job.tiles_u * job.m, at
-    cdef const char *bias = job.bias + first * job.size if job.bias != NULL else NULL
+    cdef const char *gain = part(job.gain, first, job.size)
+    cdef const char *bias = part(job.bias, first, job.size)
     if not job.pools:
         at = ((image * job.yh + top) * job.yw + left) * job.y_pixel + first
         job.fc.winograd_result(job.y + at * job.size, job.yw * job.y_pixel, job.y_pixel, job.v.count - top, job.u.count - left, s,
-                               plane, n, bias, job.flags, <int>job.m)
+                               plane, n, gain, bias, job.flags, <int>job.m)
         return
     at = ((image * job.yh + top // 2) * job.yw + left // 2) * job.y_pixel + first
-    job.fc.winograd_result(patch, job.m * n, n, job.m, job.m, s, plane, n, bias, job.flags, <int>job.m)
+    job.fc.winograd_result(patch, job.m * n, n, job.m, job.m, s, plane, n, gain, bias, job.flags, <int>job.m)
     job.fc.pool_windows(job.y + at * job.size, job.where + at if job.where != NULL else NULL, job.yw * job.y_pixel, job.y_pixel,
                         patch, job.m * n, n, min(job.m, min(job.v.count, 2 * job.yh) - top),
                         min(job.m, min(job.u.count, 2 * job.yw) - left), n)
@@ -271,7 +273,7 @@ cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept 
                 job.fc.gemm(s + p * plane_s * job.size, job.place, v + p * plane_v * job.size, job.row, tiles, job.count + c,
                             min(CHANNEL_RUN, job.c - c),
                             u + (p * job.plane_u + c * width) * job.size, width,
-                            width // job.fc.vl, width, NULL, FC_ACCUMULATE if c > 0 else 0)
+                            width // job.fc.vl, width, NULL, NULL, FC_ACCUMULATE if c > 0 else 0)
                 c += CHANNEL_RUN
         for t in range(tiles):
             finish_tile(job, t0 + t, s + t * job.width * job.size, plane_s, first,
@@ -308,7 +310,7 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
 
 
 def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :, :, ::1] filters, const real[::1] bias,
-              bint relu, vertical, horizontal, bint transposed, int num_threads, *, bint pools=False,
+              bint relu, vertical, horizontal, bint transposed, int num_threads, *, const real[::1] gain=None, bint pools=False,
               uint8_t[:, :, :, ::1] where=None, unpool=None, fc_index group=0, fc_index groups=1):
     """As conv2d.correlate, along two geometry.Sweeps of step 1 and equally many adjacent taps, 2 .. 5 (for a pool: 3 or 5)."""
     cdef Job job
@@ -323,6 +325,9 @@ def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :,
     job.filters = <const char *>(&filters[0, 0, 0, 0] + group * (filters.shape[3] // groups))
     job.filter_k, job.transposed = filters.shape[3], transposed
     job.flags = FC_RELU if relu else 0
+    if gain is not None:
+        job.gain = <const char *>(&gain[0] + group * k)
+        job.flags |= FC_GAIN
     if bias is not None:
         job.bias = <const char *>(&bias[0] + group * k)
         job.flags |= FC_BIAS
@@ -371,7 +376,7 @@ cdef void gradient_task(const Job *job, fc_index task, char *buffer) noexcept no
                 width = panel_start(&job.panels, panel + 1) - first
                 job.fc.gemm(sums + (p * plane_s + first_c * job.whole_k + first) * job.size, job.dw_row,
                             v + p * plane_v * job.size, job.count, c, job.row, tiles,
-                            w + (p * plane_w + first - first_k) * job.size, group_k, width // job.fc.vl, width, NULL,
+                            w + (p * plane_w + first - first_k) * job.size, group_k, width // job.fc.vl, width, NULL, NULL,
                             FC_ACCUMULATE if block > first_block else 0)
 
 
@@ -383,7 +388,7 @@ cdef void finish_gradient(const Job *job, char *dw, fc_index c) noexcept nogil:
         for chunk in range(1, job.chunks):
             job.fc.add(sums + p * plane * job.size, sums + (chunk * POINTS + p) * plane * job.size, job.whole_k)
     job.fc.winograd_result(dw + c * job.filter_k * job.size, job.taps * job.c * job.filter_k, job.c * job.filter_k, job.taps,
-                           job.taps, sums, plane, job.k, NULL, 0, <int>job.taps)
+                           job.taps, sums, plane, job.k, NULL, NULL, 0, <int>job.taps)
 
 
 cdef int run_filter_gradient(Job *job, char *dw, int num_threads) except -1:

@@ -120,6 +120,13 @@ class BatchNormalization(Layer):
 
         return y, backward if training else None
 
+    def line(self, before: np.ndarray | float = 0) -> tuple[np.ndarray, np.ndarray]:
+        """gain and offset [C], float64: without training the layer on x + before is x * gain + offset."""
+        weights = {key: view.astype(np.float64) for key, view in self.owned_weights().items()}
+        with np.errstate(all="ignore"):  # what is not finite says so itself
+            gain = weights["gamma"] / np.sqrt(weights["moving_variance"] + self.epsilon)
+            return gain, weights["beta"] + (before - weights["moving_mean"]) * gain
+
     def _move(self, mean: np.ndarray, variance: np.ndarray) -> None:
         for key, of_batch in (("moving_mean", mean), ("moving_variance", variance)):
             moving = self.weights[key]
