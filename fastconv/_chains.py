@@ -43,7 +43,9 @@ def _chain_length(layers: Sequence[Layer]) -> int:
         return 1
     conv, pool = layers[:2]
     in_pairs = pool.pool_size == pool.strides == (2, 2) and isinstance(pool.padding, str)  # from pixel 0 on
-    if conv.activation != "relu" or not in_pairs:
+    # Groups of one channel have a driver of their own that does not pool; as chains are formed before the
+    # channels are known, no groups do.
+    if conv.activation != "relu" or conv.groups > 1 or not in_pairs:
         return 1
     return 3 if kinds[2:] == [Dropout] else 2
 
