@@ -5,6 +5,9 @@
     NormRelu       BatchNormalization, ReLU
     ResidualRelu   Residual with a BatchNormalization at the end of its branch, ReLU
 
+Groups of one channel have a driver of their own, which neither pools nor scales; as chains are formed before
+the channels are known, no convolution of groups takes part in one.
+
 Each chain is a step, called like a layer. Results and gradients have the same bits as those of the layers one
 after another, but for two: the gradient of ConvPool's bias is summed in another order, and ConvNorm's result
 without training, where it is computed in one pass, is rounded less often.
@@ -66,10 +69,9 @@ class ConvPool:
         if kinds[:2] != [Conv2D, MaxPooling2D]:
             return 0
         conv, pool = layers[:2]
-        in_pairs = pool.pool_size == pool.strides == (2, 2) and isinstance(
-            pool.padding, str
-        )  # from pixel 0 on
-        if conv.activation != "relu" or not in_pairs:
+        in_pairs = pool.pool_size == pool.strides == (2, 2)
+        in_pairs = in_pairs and isinstance(pool.padding, str)  # so that windows start at pixel 0
+        if conv.activation != "relu" or conv.groups > 1 or not in_pairs:
             return 0
         return 3 if kinds[2:] == [Dropout] else 2
 
@@ -143,7 +145,9 @@ class ConvNorm:
     def length(layers: Sequence[Layer]) -> int:
         from fastconv.layers import BatchNormalization, Conv2D
 
-        if [type(layer) for layer in layers[:2]] != [Conv2D, BatchNormalization] or layers[0].activation:
+        if [type(layer) for layer in layers[:2]] != [Conv2D, BatchNormalization]:
+            return 0
+        if layers[0].activation is not None or layers[0].groups > 1:
             return 0
         return 3 if len(layers) > 2 and _is_relu(layers[2]) else 2
 

@@ -61,6 +61,16 @@ def axis(size: int, kernel: int, stride: int, dilation: int, padding: Padding) -
     return Axis(size, kernel, stride, dilation, before, after, out)
 
 
+def transposed_size(size: int, kernel: int, stride: int, dilation: int, padding: str) -> int:
+    """The length of a transposed convolution's result under SAME or VALID, as Keras gives it.
+
+    Several lengths have a convolution of `size` results; of these it is the largest under SAME, and under
+    VALID the least of at least size * stride.
+    """
+    reach = dilation * (kernel - 1) + 1
+    return size * stride + (0 if padding.upper() == "SAME" else max(reach - stride, 0))
+
+
 def forward_sweep(a: Axis) -> Sweep:
     """The convolution itself: results are output pixels, sources are input pixels."""
     taps = tuple((tap, tap * a.dilation) for tap in range(a.kernel))

@@ -11,6 +11,8 @@ X = np.arange(2 * 6 * 5 * 3, dtype=np.float32).reshape(2, 6, 5, 3) % 7
 W = np.arange(3 * 3 * 3 * 4, dtype=np.float32).reshape(3, 3, 3, 4) % 5
 B = np.ones(4, np.float32)
 DY = np.ones((2, 3, 3, 4), np.float32)  # of conv2d(X, W, 2, "SAME")
+WD = np.arange(3 * 3 * 3 * 2, dtype=np.float32).reshape(3, 3, 3, 2) % 5
+DYD = np.ones((2, 3, 3, 6), np.float32)  # of depthwise_conv2d(X, WD, 2, "SAME")
 POOLED = np.ones((2, 3, 3, 3), np.float32)  # of max_pool2d(X, 2, 2, "SAME")
 C = np.arange(1, 4, dtype=np.float32)  # a number for each channel of X
 A, K, DA = np.ones((4, 6), np.float32), np.ones((6, 5), np.float32), np.ones((4, 5), np.float32)
@@ -21,13 +23,22 @@ POOL = {"ksize": 2, **WINDOW}
 RESPONSE = {"depth_radius": 1, "bias": 2.0, "alpha": 0.5, "beta": 0.75}
 NORM = {"mean": C, "variance": C, "variance_epsilon": 0.001}
 RIGHT = {
-    "conv2d": {"input": X, "filters": W, **WINDOW, "dilations": 1, "bias": B, "activation": "relu"},
+    "conv2d": {
+        "input": X,
+        "filters": W,
+        **WINDOW,
+        "dilations": 1,
+        "bias": B,
+        "activation": "relu",
+        "groups": 1,
+    },
     "conv2d_backprop_input": {
         "input_sizes": X.shape,
         "filters": W,
         "out_backprop": DY,
         **WINDOW,
         "dilations": 1,
+        "groups": 1,
     },
     "conv2d_backprop_filter": {
         "input": X,
@@ -35,6 +46,38 @@ RIGHT = {
         "out_backprop": DY,
         **WINDOW,
         "dilations": 1,
+        "groups": 1,
+    },
+    "depthwise_conv2d": {
+        "input": X,
+        "filter": WD,
+        **WINDOW,
+        "dilations": 1,
+        "bias": np.ones(6, np.float32),
+        "activation": "relu",
+    },
+    "depthwise_conv2d_backprop_input": {
+        "input_sizes": X.shape,
+        "filter": WD,
+        "out_backprop": DYD,
+        **WINDOW,
+        "dilations": 1,
+    },
+    "depthwise_conv2d_backprop_filter": {
+        "input": X,
+        "filter_sizes": WD.shape,
+        "out_backprop": DYD,
+        **WINDOW,
+        "dilations": 1,
+    },
+    "conv2d_transpose": {
+        "input": DY,
+        "filters": W,
+        "output_shape": X.shape,
+        **WINDOW,
+        "dilations": 1,
+        "bias": C,
+        "activation": "relu",
     },
     "max_pool2d": {"input": X, **POOL},
     "max_pool_with_argmax": {"input": X, **POOL},
@@ -71,7 +114,7 @@ RIGHT = {
     "softmax_cross_entropy_with_logits": {"labels": A, "logits": A},
 }
 WITH_AXES = {  # arguments of a fixed number of axes
-    **dict.fromkeys(["input", "orig_input", "orig_output", "grad", "filters"], 4),
+    **dict.fromkeys(["input", "orig_input", "orig_output", "grad", "filters", "filter"], 4),
     **dict.fromkeys(["input_grads", "input_image", "output_image"], 4),
     **dict.fromkeys(["inputs", "kernel"], 2),
     **dict.fromkeys(["bias", "mean", "variance", "offset", "scale"], 1),
@@ -128,6 +171,8 @@ WRONG = {
     "num_threads": [(0, "0"), (-2, "-2"), (1.5, "1.5"), ("2", "'2'")],
     "input_sizes": SIZES,
     "filter_sizes": SIZES,
+    "output_shape": SIZES,
+    "groups": [(0, "0"), (-1, "-1"), (1.5, "1.5"), ("1", "'1'"), (None, "None"), (2, "2")],
     "orig_input_shape": SIZES,
     "rate": [(1, "1"), (-0.1, "-0.1"), (float("nan"), "nan"), (2, "2"), ("0.5", "'0.5'"), (None, "None")],
     "variance_epsilon": [(-0.001, "-0.001"), *NO_FINITE_NUMBER],
@@ -150,6 +195,16 @@ MISFITS = [
     ("conv2d_backprop_filter", "filter_sizes", (3, 0, 3, 4), "(3, 0, 3, 4)"),
     ("conv2d_backprop_filter", "out_backprop", DY[:, :2], "(2, 2, 3, 4)"),
     ("conv2d_backprop_filter", "out_backprop", DY[:1], "(1, 3, 3, 4)"),
+    ("depthwise_conv2d", "filter", WD[:, :, :2], "(3, 3, 2, 2)"),
+    ("depthwise_conv2d", "bias", B, "(4,)"),
+    ("depthwise_conv2d_backprop_input", "filter", WD[:, :, :2], "(3, 3, 2, 2)"),
+    ("depthwise_conv2d_backprop_input", "out_backprop", DYD[:1], "(1, 3, 3, 6)"),
+    ("depthwise_conv2d_backprop_filter", "filter_sizes", (3, 3, 2, 2), "(3, 3, 2, 2)"),
+    ("depthwise_conv2d_backprop_filter", "out_backprop", DYD[..., :4], "(2, 3, 3, 4)"),
+    ("conv2d_transpose", "filters", W[:, :, :2], "(3, 3, 2, 4)"),
+    ("conv2d_transpose", "input", DY[:, :2], "(2, 2, 3, 4)"),
+    ("conv2d_transpose", "output_shape", (2, 8, 5, 3), "(2, 8, 5, 3)"),
+    ("conv2d_transpose", "bias", B, "(4,)"),
     ("max_pool_grad", "orig_output", POOLED[:, :2], "(2, 2, 3, 3)"),
     ("max_pool_grad", "grad", POOLED[..., :2], "(2, 3, 3, 2)"),
     ("avg_pool_grad", "grad", POOLED[:, :2], "(2, 2, 3, 3)"),
@@ -432,12 +487,20 @@ def gradients_with_out():
     x, dy = np.ones((2, 5, 5, 3), np.float32), np.ones((2, 5, 5, 4), np.float32)
     return [
         (lambda out: nn.conv2d_backprop_filter(x, (3, 3, 3, 4), dy, 1, "SAME", out=out), (3, 3, 3, 4)),
+        (
+            lambda out: nn.conv2d_backprop_filter(x[..., :2], (3, 3, 1, 4), dy, 1, "SAME", groups=2, out=out),
+            (3, 3, 1, 4),
+        ),
+        (
+            lambda out: nn.depthwise_conv2d_backprop_filter(x, (3, 3, 3, 1), x, 1, "SAME", out=out),
+            (3, 3, 3, 1),
+        ),
         (lambda out: nn.dense_backprop_kernel(x.reshape(2, -1), dy.reshape(2, -1), out=out), (75, 100)),
         (lambda out: nn.bias_add_grad(dy, out=out), (4,)),
     ]
 
 
-@pytest.mark.parametrize("case", range(3))
+@pytest.mark.parametrize("case", range(5))
 def test_out_is_written_and_returned(case):
     gradient, shape = gradients_with_out()[case]
     out = np.full(shape, np.nan, np.float32)
@@ -445,7 +508,7 @@ def test_out_is_written_and_returned(case):
     np.testing.assert_array_equal(out, gradient(None))
 
 
-@pytest.mark.parametrize("case", range(3))
+@pytest.mark.parametrize("case", range(5))
 def test_an_out_that_does_not_fit_is_refused(case):
     gradient, shape = gradients_with_out()[case]
     read_only = np.zeros(shape, np.float32)

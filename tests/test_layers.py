@@ -18,7 +18,9 @@ from fastconv.layers import (
     BatchNormalization,
     Concatenate,
     Conv2D,
+    Conv2DTranspose,
     Dense,
+    DepthwiseConv2D,
     Dropout,
     Flatten,
     GlobalAveragePooling2D,
@@ -101,6 +103,30 @@ NETS = {
     "conv same stride": ((6, 5, 1), lambda: [Conv2D(2, 3, 2, "same", use_bias=False)]),
     "conv dilated": ((7, 6, 2), lambda: [Conv2D(2, (2, 3), padding="valid", dilation_rate=(3, 2))]),
     "conv explicit": ((4, 4, 1), lambda: [Conv2D(1, 3, 2, [[0, 0], [1, 0], [2, 1], [0, 0]])]),
+    "conv groups": (
+        (5, 4, 4),
+        lambda: [
+            Conv2D(6, 3, groups=2, padding="same", activation="relu"),
+            MaxPooling2D(2),
+            Conv2D(6, 2, groups=6),
+        ],
+    ),
+    "depthwise": ((6, 5, 2), lambda: [DepthwiseConv2D(3, 2, "same", 2, activation="tanh"), Conv2D(2, 1)]),
+    "depthwise dilated": (
+        (6, 5, 3),
+        lambda: [
+            DepthwiseConv2D((3, 2), dilation_rate=(2, 1), use_bias=False),
+            DepthwiseConv2D(2, activation="relu"),
+        ],
+    ),
+    "transpose": (
+        (3, 4, 2),
+        lambda: [
+            Conv2DTranspose(3, 3, 2, activation="relu"),
+            Conv2DTranspose(2, (2, 3), 2, "same", use_bias=False),
+        ],
+    ),
+    "transpose dilated": ((4, 3, 2), lambda: [Conv2DTranspose(2, 3, dilation_rate=2, activation="sigmoid")]),
     "pool": ((5, 5, 2), lambda: [MaxPooling2D(2, padding="same")]),
     "pool overlapping": ((5, 6, 1), lambda: [MaxPooling2D((3, 2), (2, 1))]),
     "dense": ((4,), lambda: [Dense(3, "relu", bias_initializer="glorot_normal"), Dense(2, use_bias=False)]),
@@ -658,3 +684,51 @@ def test_initializers(name, stddev, largest):
 
 def test_ones():
     assert np.array_equal(initializers.get("ones")(np.random.default_rng(0), (2, 3)), np.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "input_shape", "kernel", "bias", "output_shape"),
+    [
+        (Conv2D(8, 3, groups=4), (5, 6, 12), (3, 3, 3, 8), (8,), (3, 4, 8)),
+        (DepthwiseConv2D(3, 2, "same", 5), (5, 6, 2), (3, 3, 2, 5), (10,), (3, 3, 10)),
+        (Conv2DTranspose(7, 3, 2), (5, 6, 2), (3, 3, 7, 2), (7,), (11, 13, 7)),
+        (Conv2DTranspose(7, 2, (2, 3), "same"), (5, 6, 2), (2, 2, 7, 2), (7,), (10, 18, 7)),
+    ],
+)
+def test_kernels_and_outputs_as_in_keras(layer, input_shape, kernel, bias, output_shape):
+    net = model([layer], input_shape)
+    assert layer.weights["kernel"].shape == kernel and layer.weights["bias"].shape == bias
+    assert net.output_shape == output_shape
+
+
+def test_groups_computed_apart():
+    """The two towers are two convolutions side by side; chains with pooling are of ungrouped layers."""
+    x = np.random.default_rng(2).standard_normal((3, 6, 6, 4))
+    towers = model([Conv2D(6, 3, groups=2, activation="relu"), MaxPooling2D(2)], (6, 6, 4))
+    kernel, bias = np.split(towers.get_weights()[0], 2, axis=3), np.split(np.arange(-3.0, 3), 2)
+    towers.set_weights([towers.get_weights()[0], np.arange(-3.0, 3)])
+    for tower in (0, 1):
+        alone = model([Conv2D(3, 3, activation="relu"), MaxPooling2D(2)], (6, 6, 2))
+        alone.set_weights([kernel[tower], bias[tower]])
+        part = alone(x[..., 2 * tower : 2 * tower + 2])[0]
+        assert_close(towers(x)[0][..., 3 * tower : 3 * tower + 3], part, tolerances.SAME_SUM)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Conv2D(6, 3, groups=0), "groups must be at least 1, not 0"),
+        (lambda: Conv2D(6, 3, groups=4), "groups must divide filters 6, unlike 4"),
+        (lambda: model([Conv2D(6, 3, groups=3)], (5, 5, 4)), "groups must divide the 4 channels .* unlike 3"),
+        (lambda: DepthwiseConv2D(3, depth_multiplier=0), "depth_multiplier must be at least 1, not 0"),
+        (
+            lambda: model([DepthwiseConv2D(3)], (5, 5)),
+            r"DepthwiseConv2D needs input \[H, W, C\], not \(5, 5\)",
+        ),
+        (lambda: Conv2DTranspose(0, 3), "filters must be at least 1, not 0"),
+        (lambda: Conv2DTranspose(2, 3, padding=[[0, 0]] * 4), 'padding must be "valid" or "same", not'),
+    ],
+)
+def test_errors_of_grouped_and_transposed_layers(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -134,6 +134,7 @@ RESNET20 = {
         (models.LeNet5, LENET),
         (functools.partial(models.LeNet5, input_shape=(32, 32, 1)), LENET),
         (models.AlexNet, ALEXNET),
+        (functools.partial(models.AlexNet, groups=2), ALEXNET),
         (
             functools.partial(models.AlexNet, lrn=False),
             {name: shape for name, shape in ALEXNET.items() if "norm" not in name},
@@ -155,6 +156,7 @@ def test_shapes(undrawn, make, table):
         (models.LeNet5, 61_706),
         (models.AlexNet, 62_378_344),
         (functools.partial(models.AlexNet, 10, lrn=False), 62_378_344 - 990 * 4097),
+        (functools.partial(models.AlexNet, groups=2), 60_965_224),  # the paper's two towers
         (models.GoogLeNet, 6_998_552),
         (functools.partial(models.GoogLeNet, auxiliary=True), 13_378_280),
         (functools.partial(models.GoogLeNet, lrn=False), 6_998_552),

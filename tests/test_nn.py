@@ -801,6 +801,8 @@ PUBLIC = [name for name, f in vars(nn).items() if inspect.isfunction(f) and not 
 def test_the_public_operations_are_those_of_the_issue():
     assert set(PUBLIC) >= {
         *("conv2d", "conv2d_backprop_input", "conv2d_backprop_filter"),
+        *("depthwise_conv2d", "depthwise_conv2d_backprop_input", "depthwise_conv2d_backprop_filter"),
+        "conv2d_transpose",
         *("max_pool2d", "max_pool", "max_pool_grad", "max_pool_with_argmax"),
         *("avg_pool2d", "avg_pool", "avg_pool_grad"),
         *("relu", "relu_grad", "bias_add", "bias_add_grad", "dropout", "add"),

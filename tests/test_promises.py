@@ -38,6 +38,13 @@ def every_operation(n, dtype=np.float32):
         yield y
         yield nn.conv2d_backprop_input(x.shape, w, y, *how, algorithm=algorithm)
         yield nn.conv2d_backprop_filter(x, w.shape, y, *how, algorithm=algorithm)
+    for groups, filters in ((3, 69), (9, 18)):
+        how, kernel = (1, "SAME"), normal(3, 3, 9 // groups, filters, dtype=dtype)
+        y = nn.conv2d(x, kernel, *how, groups=groups)
+        yield y
+        yield nn.conv2d_backprop_input(x.shape, kernel, y, *how, groups=groups)
+        yield nn.conv2d_backprop_filter(x, kernel.shape, y, *how, groups=groups)
+    yield nn.conv2d_transpose(x, normal(3, 3, 5, 9, dtype=dtype), (n, 29, 25, 5), 2, bias=bias[:5])
     pooled, argmax = nn.max_pool_with_argmax(x, 3, 2, "SAME")
     yield from (pooled, argmax, nn.max_pool_grad(x, pooled, pooled, 3, 2, "SAME"))
     averages = nn.avg_pool2d(x, 3, 2, "SAME")

@@ -13,9 +13,10 @@ layer inside holds views of its part (`layer.weights["kernel"]`, `layer.grads["k
 
 from __future__ import annotations
 
-from fastconv.layers.affine import Conv2D, Dense
+from fastconv.layers.affine import Dense
 from fastconv.layers.base import Layer, Result
 from fastconv.layers.containers import AuxiliaryClassifier, Concatenate, Residual, Sequential
+from fastconv.layers.convolution import Conv2D, Conv2DTranspose, DepthwiseConv2D
 from fastconv.layers.normalization import BatchNormalization, LocalResponseNormalization
 from fastconv.layers.pointwise import Activation, Dropout, Flatten, ReLU, Reshape
 from fastconv.layers.pooling import AveragePooling2D, GlobalAveragePooling2D, MaxPooling2D
@@ -27,7 +28,9 @@ __all__ = [
     "BatchNormalization",
     "Concatenate",
     "Conv2D",
+    "Conv2DTranspose",
     "Dense",
+    "DepthwiseConv2D",
     "Dropout",
     "Flatten",
     "GlobalAveragePooling2D",

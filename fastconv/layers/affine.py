@@ -1,8 +1,7 @@
-"""Layers with a kernel: convolution and dense."""
+"""Layers with a kernel: what they share, and dense."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,12 @@ import numpy as np
 from fastconv import _arguments as arguments
 from fastconv import initializers, nn
 from fastconv.initializers import Initializer
-from fastconv.layers.base import Layer, Result, checked_padding
+from fastconv.layers.base import Layer, Result
 from fastconv.layers.pointwise import ACTIVATIONS, activation_name
 
 
-class _Affine(Layer):
-    """What Conv2D and Dense share: kernel, bias or none, activation or none."""
+class Affine(Layer):
+    """What all of them share: kernel, bias or none, activation or none."""
 
     def __init__(
         self,
@@ -31,14 +30,15 @@ class _Affine(Layer):
         self.kernel_initializer = initializers.get(kernel_initializer, "kernel_initializer")
         self.bias_initializer = initializers.get(bias_initializer, "bias_initializer")
 
-    def _declare(self, kernel_shape: tuple[int, ...]) -> None:
+    def _declare(self, kernel_shape: tuple[int, ...], channels: int) -> None:
+        """The kernel's shape, and the output's channels, of which each may have a bias."""
         if self.specs and self.specs["kernel"][0] != kernel_shape:
             raise ValueError(
                 f"the layer's kernel is {self.specs['kernel'][0]} already, where it stood before"
             )
         self.specs = {"kernel": (kernel_shape, self.kernel_initializer)}
         if self.use_bias:
-            self.specs["bias"] = (kernel_shape[-1:], self.bias_initializer)
+            self.specs["bias"] = ((channels,), self.bias_initializer)
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
         weights = self.owned_weights()
@@ -73,59 +73,7 @@ class _Affine(Layer):
         raise NotImplementedError
 
 
-class Conv2D(_Affine):
-    """x [N, H, W, C] convolved with kernel [kh, kw, C, filters] (+ bias, activation) -> [N, OH, OW, filters].
-
-    kernel_size, strides, dilation_rate: int or (height, width). padding: "valid", "same", or explicit as in
-    nn.conv2d. activation: None, "relu", "sigmoid" or "tanh", or nn's function of that name. Initializers: a
-    name or function of fastconv.initializers.
-    """
-
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
-        padding: Any = "valid",
-        *,
-        dilation_rate: int | Sequence[int] = 1,
-        activation: Any = None,
-        use_bias: bool = True,
-        kernel_initializer: str | Initializer = "glorot_uniform",
-        bias_initializer: str | Initializer = "zeros",
-        name: str | None = None,
-    ) -> None:
-        super().__init__(activation, use_bias, kernel_initializer, bias_initializer, name)
-        self.filters = arguments.whole("filters", filters, 1)
-        self.kernel_size = arguments.pair("kernel_size", kernel_size)
-        self.strides = arguments.pair("strides", strides)
-        self.padding = checked_padding(padding)
-        self.dilation_rate = arguments.pair("dilation_rate", dilation_rate)
-
-    def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """[H, W, C] -> [OH, OW, filters]"""
-        if len(input_shape) != 3:
-            raise ValueError(f"Conv2D needs input [H, W, C], not {input_shape}")
-        kernel_shape = (*self.kernel_size, input_shape[-1], self.filters)
-        self._declare(kernel_shape)
-        empty = np.empty((0, *input_shape), np.float32)
-        return self._forward(empty, np.zeros(kernel_shape, np.float32), None).shape[1:]
-
-    def _forward(self, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-        return nn.conv2d(
-            x, kernel, self.strides, self.padding, self.dilation_rate, bias=bias, activation=self._fused
-        )
-
-    def _kernel_gradient(self, x: np.ndarray, dy: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-        shape, how = self.weights["kernel"].shape, (self.strides, self.padding, self.dilation_rate)
-        return nn.conv2d_backprop_filter(x, shape, dy, *how, out=out)
-
-    def _input_gradient(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        kernel = self.weights["kernel"]
-        return nn.conv2d_backprop_input(x.shape, kernel, dy, self.strides, self.padding, self.dilation_rate)
-
-
-class Dense(_Affine):
+class Dense(Affine):
     """x [N, I] @ kernel [I, units] (+ bias, activation) -> [N, units]; arguments as for Conv2D."""
 
     def __init__(
@@ -145,7 +93,7 @@ class Dense(_Affine):
         """[I] -> [units]"""
         if len(input_shape) != 1:
             raise ValueError(f"Dense needs flat input [I], not {input_shape}: put a Flatten before it")
-        self._declare((*input_shape, self.units))
+        self._declare((*input_shape, self.units), self.units)
         return (self.units,)
 
     def _forward(self, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None) -> np.ndarray:

@@ -21,11 +21,12 @@ class AlexNet(Network):
                         FC6 4096  FC7 4096  FC8 num_classes
 
     lrn: NORM1 and NORM2, local response normalization; False leaves them out, as has been usual since.
+    groups: 2 for the paper's two towers, whose convolutions 2, 4 and 5 saw half of the channels each (on two
+    GPUs), 60,965,224 parameters for 1000 classes.
     Dropout of 0.5 stands behind FC6 and FC7, as in the paper.
 
-    The paper's convolutions 2, 4 and 5 saw half of the channels each (two GPUs), its normalization stood
-    before the pooling, and it started from N(0, 0.01**2) with some biases of 1; this starts from He's
-    initialization with biases of 0.
+    The paper's normalization stood before the pooling, and it started from N(0, 0.01**2) with some biases of
+    1; this starts from He's initialization with biases of 0.
 
     input_shape: at least [67, 67, C]. The other options are Network's.
     """
@@ -36,6 +37,7 @@ class AlexNet(Network):
         input_shape: Sequence[int] = (227, 227, 3),
         *,
         lrn: bool = True,
+        groups: int = 1,
         **options: Any,
     ) -> None:
         relu = {"activation": "relu", "kernel_initializer": "he_normal"}
@@ -43,12 +45,12 @@ class AlexNet(Network):
             Conv2D(96, 11, 4, name="conv1", **relu),
             MaxPooling2D(3, 2, name="pool1"),
             *_norm("norm1", lrn),
-            Conv2D(256, 5, padding="same", name="conv2", **relu),
+            Conv2D(256, 5, padding="same", groups=groups, name="conv2", **relu),
             MaxPooling2D(3, 2, name="pool2"),
             *_norm("norm2", lrn),
             Conv2D(384, 3, padding="same", name="conv3", **relu),
-            Conv2D(384, 3, padding="same", name="conv4", **relu),
-            Conv2D(256, 3, padding="same", name="conv5", **relu),
+            Conv2D(384, 3, padding="same", groups=groups, name="conv4", **relu),
+            Conv2D(256, 3, padding="same", groups=groups, name="conv5", **relu),
             MaxPooling2D(3, 2, name="pool3"),
             Flatten(),
             Dense(4096, name="fc6", **relu),
