@@ -19,7 +19,7 @@ LearningRate = float | Callable[[int], float]
 
 
 class CosineDecay:
-    """From initial_learning_rate to alpha times as much, along half a cosine of decay_steps steps; then constant.
+    """From initial_learning_rate to alpha times as much, half a cosine in decay_steps steps; then constant.
 
         initial_learning_rate (alpha + (1 - alpha) (1 + cos(pi min(step / decay_steps, 1))) / 2)
 
