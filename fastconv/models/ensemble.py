@@ -99,18 +99,20 @@ class Ensemble:
         interrupt (Ctrl-C), but for those that an executor had trained to the end. What already runs in other
         processes then goes on in vain; threads stop after a step.
         """
-        options = (epochs, batch_size, validation_data, verbose, keep_prob)
         for model in self.models:
-            x, y, validation = model._fit_arguments(x, y, *options)
+            x, y, validation = model._fit_arguments(
+                x, y, epochs, batch_size, validation_data, verbose, keep_prob
+            )
+        share = self._share(executor, workers)
+        options = {
+            "batch_size": batch_size,
+            "validation_data": validation,
+            "verbose": 0,
+            "keep_prob": keep_prob,
+        }
         if executor is None:
-            if workers is not None:
-                raise ValueError(f"workers belongs to an executor, not to executor=None: {workers!r}")
-            return self._fit_in_turns(x, y, epochs, batch_size, validation, verbose, keep_prob)
-        if not callable(getattr(executor, "submit", None)):
-            raise TypeError(f"executor must have a method submit, not {arguments.show(executor)}")
-        at_once = len(self.models) if workers is None else arguments.whole("workers", workers, 1)
-        job = (max(1, threads.get_num_threads() // at_once), epochs, batch_size, keep_prob)
-        histories = self._fit_side_by_side(executor, job, (x, y, *(validation or ())))
+            return self._fit_in_turns(x, y, epochs, verbose, options)
+        histories = self._fit_side_by_side(executor, (share, x, y, epochs, options))
         if verbose:
             for epoch in range(1, epochs + 1):
                 print(_epoch_line(epoch, histories), flush=True)
@@ -168,15 +170,19 @@ class Ensemble:
         """How many numbers training changes, in all members together."""
         return sum(model.count_params() for model in self.models)
 
+    def _share(self, executor: Executor | None, workers: int | None) -> int:
+        """How many threads each member takes beside the others on the executor."""
+        if executor is None:
+            if workers is not None:
+                raise ValueError(f"workers belongs to an executor, and there is none: {workers!r}")
+            return threads.get_num_threads()
+        if not callable(getattr(executor, "submit", None)):
+            raise TypeError(f"executor must have a method submit, not {arguments.show(executor)}")
+        at_once = len(self.models) if workers is None else arguments.whole("workers", workers, 1)
+        return max(1, threads.get_num_threads() // at_once)
+
     def _fit_in_turns(
-        self,
-        x: np.ndarray,
-        y: np.ndarray,
-        epochs: int,
-        batch_size: int,
-        validation: tuple[np.ndarray, np.ndarray] | None,
-        verbose: int,
-        keep_prob: float | None,
+        self, x: np.ndarray, y: np.ndarray, epochs: int, verbose: int, options: dict[str, Any]
     ) -> list[History]:
         histories = [History() for _ in self.models]
         failures: dict[int, Exception] = {}
@@ -185,7 +191,7 @@ class Ensemble:
                 if i in failures:
                     continue
                 try:
-                    part = model.fit(x, y, 1, batch_size, validation, 0, keep_prob)
+                    part = model.fit(x, y, epochs=1, **options)
                 except Exception as error:  # whatever it is, the others are trained first
                     failures[i] = error
                 else:
@@ -195,13 +201,14 @@ class Ensemble:
         self._raise(failures)
         return histories
 
-    def _fit_side_by_side(self, executor: Any, job: tuple[Any, ...], data: tuple[Any, ...]) -> list[History]:
+    def _fit_side_by_side(self, executor: Any, job: tuple[Any, ...]) -> list[History]:
         copies = [copy.deepcopy(model) for model in self.models]
-        histories, failures = [History() for _ in self.models], {}
+        histories = [History() for _ in self.models]
+        failures: dict[int, Exception] = {}
         futures: list[Any] = []
         try:
-            members, data = _placed(executor, copies, data)
-            futures = [_submit(executor, _fit_copy, member, *job, *data) for member in members]
+            members, job = _placed(executor, copies, job)
+            futures += [_submit(executor, _fit_copy, member, *job) for member in members]
             for i, future in enumerate(futures):
                 try:
                     trained = future.result()
@@ -211,8 +218,9 @@ class Ensemble:
                     trained.hand_over(self.models[i])
                     histories[i] = trained.history
         except BaseException:
-            for future, member in zip(futures, copies, strict=False):
+            for future in futures:
                 future.cancel()
+            for member in copies:
                 member.optimizer = _Stop()
             raise
         self._raise(failures)
@@ -225,8 +233,8 @@ class Ensemble:
             f"member {i} ({self.models[i].name}): {type(error).__name__}: {error}"
             for i, error in failures.items()
         ]
-        title = f"{len(failures)} of {len(self.models)} members failed, the others are trained"
-        raise RuntimeError("\n".join([f"{title}:", *lines])) from next(iter(failures.values()))
+        title = f"{len(failures)} of {len(self.models)} members failed:"
+        raise RuntimeError("\n".join([title, *lines])) from next(iter(failures.values()))
 
     def _weights(self) -> dict[str, np.ndarray]:
         return {
@@ -267,29 +275,24 @@ class _Stop:
 
 
 def _fit_copy(
-    model: Classifier,
-    share: int,
-    epochs: int,
-    batch_size: int,
-    keep_prob: float | None,
-    x: np.ndarray,
-    y: np.ndarray,
-    *validation: np.ndarray,
+    model: Classifier, share: int, x: np.ndarray, y: np.ndarray, epochs: int, options: dict[str, Any]
 ) -> _Trained:
     """The job of an executor: train the model on a share of the threads."""
     with threads.num_threads(min(share, threads.get_num_threads())):
-        history = model.fit(x, y, epochs, batch_size, validation or None, 0, keep_prob)
+        history = model.fit(x, y, epochs=epochs, **options)
     return _Trained(model.net.get_weights(), model.rng.bit_generator.state, model.optimizer, history)
 
 
-def _placed(executor: Any, members: list[Any], data: tuple[Any, ...]) -> tuple[Sequence[Any], Sequence[Any]]:
-    """The members and the examples, as the jobs' arguments: for Dask's client, where its workers are.
+def _placed(
+    executor: Any, members: list[Classifier], job: tuple[Any, ...]
+) -> tuple[Sequence[Any], Sequence[Any]]:
+    """The members and what all jobs get: for Dask's client as futures, already where its workers are.
 
     Dask takes jobs with equal arguments for one job. What is scattered without a hash equals nothing else.
     """
     if not callable(getattr(executor, "scatter", None)):
-        return members, data
-    return executor.scatter(members, hash=False), executor.scatter(list(data), broadcast=True, hash=False)
+        return members, job
+    return executor.scatter(members, hash=False), executor.scatter(list(job), broadcast=True, hash=False)
 
 
 def _submit(executor: Any, *call: Any) -> Any:
