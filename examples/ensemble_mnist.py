@@ -138,7 +138,7 @@ def _dask_cluster(workers: int) -> Any:
     return LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
-        dashboard_address=None,
+        dashboard_address=":0",  # any free port
         env={"FASTCONV_NUM_THREADS": str(share)},
     )
 

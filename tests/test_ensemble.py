@@ -139,7 +139,7 @@ def in_processes(method):
 @contextlib.contextmanager
 def dask_cluster(**options):
     distributed = pytest.importorskip("distributed", reason='needs pip install "fastconv[dask]"')
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, **options}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", **options}
     with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
         yield client
 
@@ -189,10 +189,11 @@ def test_in_turns_each_member_is_trained_as_alone():
     assert model.fit(X, Y, 2, 7, verbose=0).loss == histories[0].loss
 
 
-def test_equal_members_stay_apart_on_dask(dask_client):
+def test_equal_members_stay_apart_on_dask():
     """Dask takes equal calls for one: each member must have an optimizer of its own all the same."""
     ensemble = Ensemble([tiny(3), tiny(3)])
-    ensemble.fit(X, Y, 1, 7, verbose=0, executor=dask_client)
+    with dask_cluster(processes=False) as client:
+        ensemble.fit(X, Y, 1, 7, verbose=0, executor=client)
     first, second = ensemble.models
     assert state(first) == state(second) == alone(3, 1)
     assert not np.shares_memory(first.optimizer._m, second.optimizer._m)
