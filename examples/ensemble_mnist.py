@@ -39,6 +39,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("Interrupted: nothing was saved", file=sys.stderr)
         return 130
+    except OSError as error:  # a full disk, a closed pipe: nothing that a traceback would explain
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

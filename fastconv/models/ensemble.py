@@ -1,7 +1,7 @@
 """Ensemble: several models trained apart, whose predictions are summed; the largest sum is the answer.
 
 Hansen and Salamon, "Neural network ensembles", IEEE Transactions on Pattern Analysis and Machine Intelligence
-12(10), 1990.
+12(10), 1990, where the members vote; the sum of logits is the lecture notes'.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ class Ensemble:
         executor: None trains the members in turns, an epoch each, on all threads. With an executor each
         member is one job, and the lines are printed when all have finished. A job trains a copy, and the
         member takes over its weights, optimizer and generator: where it was trained changes not a bit, then
-        or later. Processes get the examples anew with every job (172 MB for MNIST in float32), so whatever
-        they get must be picklable; Dask's workers get them once. A forked process computes on one thread:
-        give ProcessPoolExecutor multiprocessing.get_context("spawn").
+        or later, if the processors have the same instruction set. Processes get model and examples pickled,
+        the examples anew with every job (172 MB for MNIST in float32); Dask's workers get them once. A forked
+        process computes on one thread: give ProcessPoolExecutor multiprocessing.get_context("spawn").
 
         workers: how many members the executor trains at once; None: all. Each takes so much of
         `fastconv.get_num_threads()`, but at least one thread, and no more than its process would take without
