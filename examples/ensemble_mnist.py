@@ -36,8 +36,8 @@ def main() -> int:
         run(options)
     except _train.Refused as refusal:
         parser.error(str(refusal))
-    except KeyboardInterrupt:
-        print("Interrupted: nothing was saved", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(": ".join(["Interrupted", *interrupt.args]), file=sys.stderr)
         return 130
     except OSError as error:  # a full disk, a closed pipe: nothing that a traceback would explain
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
@@ -52,31 +52,39 @@ def run(options: argparse.Namespace) -> None:
     with _executor(options.executor, workers) as executor:
         data, epochs = _data(options)
         ensemble = _ensemble(options, data.train, epochs)
-        name, watched = _train.held_out(data)
-        print(
-            f"{options.models} x DeepCNN, {ensemble.count_params():,} parameters. "
-            f"Training images: {data.train.num_examples:,}, epochs: {epochs}, "
-            f"accuracy on {watched.num_examples:,} {name} images"
-        )
-        print("Learning Started!", flush=True)
-        start = time.perf_counter()
-        ensemble.fit(
-            data.train.images,
-            data.train.labels,
-            epochs,
-            BATCH_SIZE,
-            validation_data=(watched.images, watched.labels),
-            executor=executor,
-            workers=None if executor is None else workers,
-        )
-        print("Learning Finished!")
-        seconds = time.perf_counter() - start
+        side_by_side = {} if executor is None else {"executor": executor, "workers": workers}
+        seconds = _fit(ensemble, data, epochs, side_by_side)
     if options.save is not None:  # first of all, whatever may go wrong with the rest
         ensemble.save(options.save)
     for i, accuracy in enumerate(ensemble.member_accuracies(data.test.images, data.test.labels)):
         print(f"{i} Accuracy: {accuracy:.4f}")
     print(f"Ensemble accuracy: {ensemble.get_accuracy(data.test.images, data.test.labels):.4f}")
     print(f"Seconds of learning: {seconds:.0f}")
+
+
+def _fit(ensemble: Ensemble, data: mnist.DataSets, epochs: int, side_by_side: dict[str, Any]) -> float:
+    """Train all members; return the seconds."""
+    name, watched = _train.held_out(data)
+    print(
+        f"{len(ensemble.models)} x DeepCNN, {ensemble.count_params():,} parameters. "
+        f"Training images: {data.train.num_examples:,}, epochs: {epochs}, "
+        f"accuracy on {watched.num_examples:,} {name} images"
+    )
+    print("Learning Started!", flush=True)
+    start = time.perf_counter()
+    try:
+        ensemble.fit(
+            data.train.images,
+            data.train.labels,
+            epochs,
+            BATCH_SIZE,
+            validation_data=(watched.images, watched.labels),
+            **side_by_side,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("nothing was saved") from None
+    print("Learning Finished!")
+    return time.perf_counter() - start
 
 
 def _parser() -> argparse.ArgumentParser:

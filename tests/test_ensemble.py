@@ -607,3 +607,13 @@ def test_what_the_example_refuses(example, monkeypatch):
         code, lines, err = example(*options)
         assert code == 2 and err.count("\n") == 1 and re.search(message, err), err
         assert "Learning Started!" not in lines
+
+
+@pytest.mark.skipif(not EXAMPLE.exists(), reason="no examples here")
+def test_an_interrupt_of_the_example(example, monkeypatch):
+    def step(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Classifier, "_step", step)
+    code, _, err = example("--sample", "--models", "2", "--save", "file")
+    assert (code, err, os.listdir()) == (130, "Interrupted: nothing was saved\n", [])
