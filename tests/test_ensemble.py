@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import copy
 import functools
@@ -10,7 +9,9 @@ import multiprocessing
 import os
 import re
 import runpy
+import signal
 import sys
+import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -369,16 +370,16 @@ def test_an_executor_that_takes_no_jobs():
 
 
 class Interrupting(SGD):
-    """Its third step is a Ctrl-C; the next ones take their time."""
+    """Its thirtieth step is a Ctrl-C, when all jobs are long submitted; the next ones take their time."""
 
     steps = 0
 
     def step(self, parameters, gradients):
         super().step(parameters, gradients)
         Interrupting.steps += 1
-        if Interrupting.steps == 3:
-            _thread.interrupt_main()
-        if Interrupting.steps > 3:
+        if Interrupting.steps == 30:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        if Interrupting.steps >= 30:
             time.sleep(0.05)
 
 
