@@ -11,7 +11,7 @@ from fastconv import _train
 from fastconv._config import show_config
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, without argparse's lines of usage."""
         self.exit(2, f"{self.prog}: error: {message} (--help lists the options)\n")
@@ -19,7 +19,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, of sys.argv by default; return the exit code (SystemExit for wrong arguments: 2)."""
-    parser = _Parser(prog="python -m fastconv", allow_abbrev=False)
+    parser = Parser(prog="python -m fastconv", allow_abbrev=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     train = commands.add_parser(
         "train",
@@ -47,8 +47,8 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", choices=_train.MODELS, default="deep", help="which network (default: deep)")
     epochs = f"default: {_train.EPOCHS}, on the sample {_train.SAMPLE_EPOCHS}"
-    add("--epochs", type=_whole(1), metavar="N", help=f"times through the training images ({epochs})")
-    add("--batch-size", type=_whole(1), default=100, metavar="N", help="images in a step (default: 100)")
+    add("--epochs", type=whole(1), metavar="N", help=f"times through the training images ({epochs})")
+    add("--batch-size", type=whole(1), default=100, metavar="N", help="images in a step (default: 100)")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--data",
@@ -57,10 +57,8 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
         "(default: the environment variable FASTCONV_DATA, then the cache, then a download, then the sample)",
     )
     source.add_argument("--sample", action="store_true", help="train on the 5,000 digits that fastconv ships")
-    add(
-        "--seed", type=_whole(0), default=0, metavar="N", help="decides start, order and dropout (default: 0)"
-    )
-    add("--threads", type=_whole(1), metavar="N", help="(default: as many as this process may use)")
+    add("--seed", type=whole(0), default=0, metavar="N", help="decides start, order and dropout (default: 0)")
+    add("--threads", type=whole(1), metavar="N", help="(default: as many as this process may use)")
     add("--save", metavar="PATH", help="write the trained parameters to this file")
     figure = parser.add_mutually_exclusive_group()
     figure.add_argument(
@@ -76,7 +74,9 @@ def _run_train(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
         parser.error(str(refusal))
 
 
-def _whole(least: int) -> Callable[[str], int]:
+def whole(least: int) -> Callable[[str], int]:
+    """For argparse: a whole number of at least `least`."""
+
     def convert(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
             raise argparse.ArgumentTypeError(f"must be a whole number, at least {least}, not {text!r}")

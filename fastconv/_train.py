@@ -1,4 +1,7 @@
-"""`python -m fastconv train`: from the options to a trained, tested, saved and drawn network."""
+"""`python -m fastconv train`: from the options to a trained, tested, saved and drawn network.
+
+examples/ensemble_mnist.py uses the parts without an underscore.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +32,10 @@ def run(options: argparse.Namespace) -> None:
 
     Raises Refused, OSError from writing the results, and KeyboardInterrupt that says what was not saved.
     """
-    if options.save is not None and (problem := _target_problem(options.save)):
+    if options.save is not None and (problem := target_problem(options.save)):
         raise Refused(f"argument --save: {problem}")
     figure_path = _figure_path(options)
-    data, is_sample = _load(options)
+    data, is_sample = load_data(options.data, options.sample)
     epochs = options.epochs or (SAMPLE_EPOCHS if is_sample else EPOCHS)
     model = MODELS[options.model](seed=options.seed)
     threads = fastconv.num_threads(options.threads) if options.threads else contextlib.nullcontext()
@@ -54,7 +57,7 @@ def _figure_path(options: argparse.Namespace) -> str | None:
     if options.no_figure:
         return None
     path = FIGURE if options.figure is None else options.figure
-    problem = _target_problem(path) or _figure_problem(path)
+    problem = target_problem(path) or _figure_problem(path)
     if problem is None:
         return path
     if options.figure is not None:
@@ -63,7 +66,7 @@ def _figure_path(options: argparse.Namespace) -> str | None:
     return None
 
 
-def _target_problem(path: str) -> str | None:
+def target_problem(path: str) -> str | None:
     """Why this file cannot be written."""
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
@@ -87,17 +90,17 @@ def _figure_problem(path: str) -> str | None:
     return f"{path!r} must end in .{', .'.join(formats)}"
 
 
-def _load(options: argparse.Namespace) -> tuple[mnist.DataSets, bool]:
-    """The data sets, and whether they are the shipped sample."""
-    if options.sample:
+def load_data(folder: str | None, sample: bool) -> tuple[mnist.DataSets, bool]:
+    """The data sets as --data and --sample say, and whether they are the shipped sample."""
+    if sample:
         return _load_sample(), True
-    if options.data is None:  # a silent network may take its time
+    if folder is None:  # a silent network may take its time
         print("Looking for MNIST in FASTCONV_DATA, the cache and, 11 MB, the network", flush=True)
     try:
-        data = mnist.read_data_sets(options.data)
+        data = mnist.read_data_sets(folder)
     except mnist.DataNotFound as error:
         reason = str(error).splitlines()[0].partition(". ")[0].rstrip(":")  # its first sentence
-        if options.data is not None:
+        if folder is not None:
             raise Refused(f"argument --data: {reason}") from error
         print(
             f"Training on the sample of MNIST that fastconv ships: {reason}. "
@@ -118,10 +121,10 @@ def _load_sample() -> mnist.DataSets:
     print(
         f"Sample: {sample.train.num_examples:,} training images, each also moved by a pixel to the four sides"
     )
-    return sample._replace(train=_with_shifts(sample.train))
+    return sample._replace(train=with_shifts(sample.train))
 
 
-def _with_shifts(data: mnist.DataSet) -> mnist.DataSet:
+def with_shifts(data: mnist.DataSet) -> mnist.DataSet:
     """Each image five times: as it is, and moved by one pixel to each of the four sides."""
     padded = np.pad(data.images.reshape(-1, 28, 28), ((0, 0), (1, 1), (1, 1)))
     corners = [(1, 1), (0, 1), (2, 1), (1, 0), (1, 2)]
@@ -129,13 +132,13 @@ def _with_shifts(data: mnist.DataSet) -> mnist.DataSet:
     return mnist.DataSet(images.reshape(-1, 784), np.tile(data.labels, (len(corners), 1)))
 
 
-def _held_out(data: mnist.DataSets) -> tuple[str, mnist.DataSet]:
+def held_out(data: mnist.DataSets) -> tuple[str, mnist.DataSet]:
     """What is watched while training: the sample has no validation images, nor is anything chosen by them."""
     return ("validation", data.validation) if data.validation.num_examples else ("test", data.test)
 
 
 def _fit(model: Classifier, data: mnist.DataSets, epochs: int, batch_size: int) -> History:
-    name, watched = _held_out(data)
+    name, watched = held_out(data)
     print(
         f"{model.name}, {model.count_params():,} parameters. Training images: {data.train.num_examples:,}, "
         f"epochs: {epochs}, threads: {fastconv.get_num_threads()}, "
@@ -169,7 +172,7 @@ def _test(model: Classifier, test: mnist.DataSet, seed: int) -> np.ndarray:
 
 def _draw(path: str, title: str, history: History, data: mnist.DataSets, predictions: np.ndarray) -> None:
     figure = plotting.training_figure(
-        history, data.test.images, data.test.labels, predictions, title=title, held_out=_held_out(data)[0]
+        history, data.test.images, data.test.labels, predictions, title=title, held_out=held_out(data)[0]
     )
     figure.savefig(path)
     print(f"Figure: {path}")

@@ -1,13 +1,55 @@
-"""Adam and SGD: `step(parameters, gradients)` moves a flat array of parameters in one fused pass."""
+"""Adam and SGD: `step(parameters, gradients)` moves a flat array of parameters in one fused pass.
+
+A learning rate is a number or, as in Keras, a schedule: called with the number of a step, from 0 on, it gives
+the rate of that step. CosineDecay and ExponentialDecay are two; a function of your own will do.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
+from fastconv import _arguments as arguments
 from fastconv import nn, threads
 from fastconv._kernels import elementwise
+
+LearningRate = float | Callable[[int], float]
+
+
+class CosineDecay:
+    """From initial_learning_rate to alpha times as much, half a cosine in decay_steps steps; then constant.
+
+        initial_learning_rate (alpha + (1 - alpha) (1 + cos(pi min(step / decay_steps, 1))) / 2)
+
+    Loshchilov and Hutter, "SGDR", ICLR 2017, equation 5, without restarts.
+    """
+
+    def __init__(self, initial_learning_rate: float, decay_steps: int, alpha: float = 0.0) -> None:
+        self.initial_learning_rate = _in_range("initial_learning_rate", initial_learning_rate, 0, math.inf)
+        self.decay_steps = arguments.whole("decay_steps", decay_steps, 1)
+        self.alpha = _in_range("alpha", alpha, 0, math.inf)
+
+    def __call__(self, step: int) -> float:
+        wave = (1 + math.cos(math.pi * min(step / self.decay_steps, 1))) / 2
+        return self.initial_learning_rate * (self.alpha + (1 - self.alpha) * wave)
+
+
+class ExponentialDecay:
+    """initial_learning_rate decay_rate**(step / decay_steps); staircase: with that exponent rounded down."""
+
+    def __init__(
+        self, initial_learning_rate: float, decay_steps: int, decay_rate: float, staircase: bool = False
+    ) -> None:
+        self.initial_learning_rate = _in_range("initial_learning_rate", initial_learning_rate, 0, math.inf)
+        self.decay_steps = arguments.whole("decay_steps", decay_steps, 1)
+        self.decay_rate = _in_range("decay_rate", decay_rate, 0, math.inf)
+        self.staircase = staircase
+
+    def __call__(self, step: int) -> float:
+        exponent = step // self.decay_steps if self.staircase else step / self.decay_steps
+        return self.initial_learning_rate * self.decay_rate**exponent
 
 
 class Adam:
@@ -16,13 +58,17 @@ class Adam:
         m = beta_1 m + (1 - beta_1) g,   v = beta_2 v + (1 - beta_2) g**2
         p -= learning_rate sqrt(1 - beta_2**t) / (1 - beta_1**t)  m / (sqrt(v) + epsilon)
 
-    t (`iterations`) counts the steps from 1. `learning_rate` may be changed between steps.
+    t counts the steps from 1; `iterations` are the steps taken. `learning_rate` may be changed between steps.
     """
 
     def __init__(
-        self, learning_rate: float = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8
+        self,
+        learning_rate: LearningRate = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
     ) -> None:
-        self.learning_rate = _in_range("learning_rate", learning_rate, 0, math.inf)
+        self.learning_rate = _checked_rate(learning_rate)
         self.beta_1 = _in_range("beta_1", beta_1, 0, 1)
         self.beta_2 = _in_range("beta_2", beta_2, 0, 1)
         self.epsilon = _in_range("epsilon", epsilon, 0, math.inf)
@@ -37,10 +83,11 @@ class Adam:
     def step(self, parameters: np.ndarray, gradients: np.ndarray) -> None:
         """One step, in place. Both arrays: [P], contiguous, of one float dtype, the same P at every step."""
         _check_flat(parameters, gradients, self._m)
+        learning_rate = _rate(self.learning_rate, self.iterations)
         if self._m is None:
             self._m, self._v = np.zeros_like(parameters), np.zeros_like(parameters)
         t = self.iterations + 1
-        rate = self.learning_rate * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
+        rate = learning_rate * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
         elementwise.adam(
             parameters,
             gradients,
@@ -56,30 +103,49 @@ class Adam:
 
 
 class SGD:
-    """Gradient descent with momentum in Keras' form: v = momentum v - learning_rate g,  p += v."""
+    """Gradient descent with momentum in Keras' form: v = momentum v - learning_rate g,  p += v.
 
-    def __init__(self, learning_rate: float = 0.01, momentum: float = 0.0) -> None:
-        self.learning_rate = _in_range("learning_rate", learning_rate, 0, math.inf)
+    `iterations` are the steps taken. `learning_rate` may be changed between steps.
+    """
+
+    def __init__(self, learning_rate: LearningRate = 0.01, momentum: float = 0.0) -> None:
+        self.learning_rate = _checked_rate(learning_rate)
         self.momentum = _in_range("momentum", momentum, 0, 1)
         self.reset()
 
     def reset(self) -> None:
         """Forget all steps taken."""
+        self.iterations = 0
         self._velocity: np.ndarray | None = None
 
     def step(self, parameters: np.ndarray, gradients: np.ndarray) -> None:
         """One step, in place. Both arrays: [P], contiguous, of one float dtype, the same P at every step."""
         _check_flat(parameters, gradients, self._velocity)
+        learning_rate = _rate(self.learning_rate, self.iterations)
         if self._velocity is None:
             self._velocity = np.zeros_like(parameters)
         elementwise.sgd(
             parameters,
             gradients,
             self._velocity,
-            self.learning_rate,
+            learning_rate,
             self.momentum,
             threads.resolve(None, parameters.size * nn.PASS),
         )
+        self.iterations += 1
+
+
+def _checked_rate(learning_rate: LearningRate) -> LearningRate:
+    return (
+        learning_rate if callable(learning_rate) else _in_range("learning_rate", learning_rate, 0, math.inf)
+    )
+
+
+def _rate(learning_rate: LearningRate, step: int) -> float:
+    """The rate of this step, counted from 0."""
+    if callable(learning_rate):
+        return _in_range(f"learning_rate({step})", learning_rate(step), 0, math.inf)
+    return learning_rate
 
 
 def _in_range(name: str, value: float, low: float, high: float) -> float:

@@ -113,11 +113,7 @@ class Classifier:
         progress bar within the epoch. An interrupt (Ctrl-C) leaves the parameters as the last whole step left
         them.
         """
-        x, y = self._examples(x, y)
-        validation = None if validation_data is None else self._validation(validation_data)
-        arguments.whole("epochs", epochs, 1)
-        arguments.whole("batch_size", batch_size, 1)
-        arguments.choice("verbose", verbose, (0, 1, 2))
+        x, y, validation = self._fit_arguments(x, y, epochs, batch_size, validation_data, verbose, keep_prob)
         history = History()
         with self._dropping(keep_prob):
             for epoch in range(1, epochs + 1):
@@ -162,6 +158,25 @@ class Classifier:
         self.optimizer.step(self.net.parameters, self.net.gradients)
         return cost, _correct(y, logits) / len(x)
 
+    def _fit_arguments(
+        self,
+        x: Any,
+        y: Any,
+        epochs: int,
+        batch_size: int,
+        validation_data: tuple[Any, Any] | None,
+        verbose: int,
+        keep_prob: float | None,
+    ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
+        """x, y and the validation's (x, y) as arrays; an error if any argument of `fit` is wrong."""
+        x, y = self._examples(x, y)
+        validation = None if validation_data is None else self._validation(validation_data)
+        arguments.whole("epochs", epochs, 1)
+        arguments.whole("batch_size", batch_size, 1)
+        arguments.choice("verbose", verbose, (0, 1, 2))
+        _check_keep_prob(keep_prob)
+        return x, y, validation
+
     def _fit_epoch(
         self, x: np.ndarray, y: np.ndarray, batch_size: int, history: History, title: str | None
     ) -> None:
@@ -193,8 +208,7 @@ class Classifier:
     @contextlib.contextmanager
     def _dropping(self, keep_prob: float | None) -> Iterator[None]:
         """Within, the dropouts keep with this probability; None leaves each its own rate."""
-        if keep_prob is not None and not 0 <= 1 - keep_prob < 1:
-            raise ValueError(f"keep_prob must lie in (0, 1], not {keep_prob!r}")
+        _check_keep_prob(keep_prob)
         rates = [layer.rate for layer in self.dropouts]
         try:
             for layer, rate in zip(self.dropouts, rates, strict=True):
@@ -254,6 +268,11 @@ class Classifier:
             raise ValueError(f"validation_data must be (x, y), not {type(validation_data).__name__}")
         x, y = validation_data
         return self._examples(x, y, "validation_data ")
+
+
+def _check_keep_prob(keep_prob: float | None) -> None:
+    if keep_prob is not None and not 0 <= 1 - keep_prob < 1:
+        raise ValueError(f"keep_prob must lie in (0, 1], not {keep_prob!r}")
 
 
 def _batches(examples: int, size: int) -> list[slice]:

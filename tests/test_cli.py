@@ -178,7 +178,7 @@ def test_data_that_do_not_fit(tmp_path, refused, monkeypatch):
 def test_the_samples_shifts():
     image = np.zeros((1, 28, 28), np.float32)
     image[0, 0, 5] = image[0, 10, 27] = 1  # at the borders: shifted out, not around
-    moved = _train._with_shifts(mnist.DataSet(image.reshape(1, 784), np.eye(10)[[3]]))
+    moved = _train.with_shifts(mnist.DataSet(image.reshape(1, 784), np.eye(10)[[3]]))
     places = [np.argwhere(picture).tolist() for picture in moved.images.reshape(-1, 28, 28)]
     assert sorted(places) == sorted(
         [[[0, 5], [10, 27]], [[1, 5], [11, 27]], [[9, 27]], [[0, 6]], [[0, 4], [10, 26]]]

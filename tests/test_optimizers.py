@@ -113,6 +113,46 @@ def test_learning_rate_may_change():
 
 
 @pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        (optimizers.CosineDecay(0.5, 4), {0: 0.5, 2: 0.25, 4: 0, 5: 0, 1: 0.25 + math.sqrt(2) / 8}),
+        (optimizers.CosineDecay(0.5, 4, alpha=0.2), {0: 0.5, 2: 0.3, 4: 0.1, 400: 0.1}),
+        (optimizers.ExponentialDecay(0.8, 2, 0.25), {0: 0.8, 1: 0.4, 2: 0.2, 4: 0.05}),
+        (optimizers.ExponentialDecay(0.8, 2, 0.25, staircase=True), {0: 0.8, 1: 0.8, 2: 0.2, 3: 0.2}),
+    ],
+)
+def test_schedules_literal(schedule, rates):
+    assert {step: schedule(step) for step in rates} == pytest.approx(rates, abs=1e-15)
+
+
+@pytest.mark.parametrize("kind", [optimizers.Adam, optimizers.SGD])
+def test_a_schedule_is_asked_for_the_rate_of_each_step(kind):
+    gradients = np.random.default_rng(0).standard_normal((3, 10))
+    changed, scheduled = kind(), kind(lambda step: 0.1 / (step + 1))
+    for _ in range(2):  # reset goes back to step 0
+        ends = np.ones(10), np.ones(10)
+        for step, gradient in enumerate(gradients):
+            changed.learning_rate = 0.1 / (step + 1)
+            changed.step(ends[0], gradient)
+            scheduled.step(ends[1], gradient)
+        assert np.array_equal(*ends)
+        assert changed.iterations == scheduled.iterations == 3
+        changed.reset()
+        scheduled.reset()
+
+
+@pytest.mark.parametrize("kind", [optimizers.Adam, optimizers.SGD])
+def test_a_rate_out_of_range_changes_nothing(kind):
+    optimizer, parameters = kind(lambda step: 0.5 - step), np.zeros(2)
+    optimizer.step(parameters, np.ones(2))
+    before = parameters.copy()
+    with pytest.raises(ValueError, match=r"learning_rate\(1\) must lie in \[0, inf\), not -0.5"):
+        optimizer.step(parameters, np.ones(2))
+    assert np.array_equal(parameters, before)
+    assert optimizer.iterations == 1
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: optimizers.Adam(learning_rate=-1), r"learning_rate must lie in \[0, inf\), not -1"),
@@ -122,6 +162,15 @@ def test_learning_rate_may_change():
         (lambda: optimizers.Adam(epsilon=-1e-8), "epsilon must lie in .* not -1e-08"),
         (lambda: optimizers.SGD(momentum=1.5), r"momentum must lie in \[0, 1\), not 1.5"),
         (lambda: optimizers.SGD(math.inf), "learning_rate must lie in .* not inf"),
+        (lambda: optimizers.CosineDecay(-1, 5), "initial_learning_rate must lie in .* not -1"),
+        (lambda: optimizers.CosineDecay(1, 0), "decay_steps must be at least 1, not 0"),
+        (lambda: optimizers.CosineDecay(1, 5, -0.5), "alpha must lie in .* not -0.5"),
+        (
+            lambda: optimizers.ExponentialDecay(math.nan, 5, 0.5),
+            "initial_learning_rate must lie in .* not nan",
+        ),
+        (lambda: optimizers.ExponentialDecay(1, -1, 0.5), "decay_steps must be at least 1, not -1"),
+        (lambda: optimizers.ExponentialDecay(1, 5, math.inf), "decay_rate must lie in .* not inf"),
     ],
 )
 def test_options_are_checked(call, message):

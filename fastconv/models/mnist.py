@@ -14,7 +14,7 @@ from typing import Any
 from fastconv.initializers import random_normal
 from fastconv.layers import Conv2D, Dense, Dropout, Flatten, Layer, MaxPooling2D
 from fastconv.models._network import Network
-from fastconv.optimizers import Adam
+from fastconv.optimizers import Adam, LearningRate
 from fastconv.training import Optimizer
 
 
@@ -24,10 +24,10 @@ class _MnistClassifier(Network):
     def __init__(
         self,
         name: str | None = None,
-        learning_rate: float = 0.001,
+        learning_rate: LearningRate = 0.001,
         seed: int = 0,
         *,
-        optimizer: Callable[[float], Optimizer] = Adam,
+        optimizer: Callable[[LearningRate], Optimizer] = Adam,
     ) -> None:
         options = {"name": name, "learning_rate": learning_rate, "seed": seed, "optimizer": optimizer}
         super().__init__(self._layers(), (28, 28, 1), **options)
@@ -83,10 +83,10 @@ class LayersModel(_MnistClassifier):
     def __init__(
         self,
         name: str | None = None,
-        learning_rate: float = 0.001,
+        learning_rate: LearningRate = 0.001,
         seed: int = 0,
         *,
-        optimizer: Callable[[float], Optimizer] = Adam,
+        optimizer: Callable[[LearningRate], Optimizer] = Adam,
     ) -> None:
         super().__init__(name, learning_rate, seed, optimizer=optimizer)
         self.dropouts.pop()
