@@ -143,6 +143,10 @@ RESNET20 = {
         (functools.partial(models.ResNet, 18, residual=False), RESNET18),
         (functools.partial(models.ResNet, 50), RESNET50),
         (models.ResNetCIFAR, RESNET20),
+        (
+            functools.partial(models.ResNetCIFAR, width=4),
+            {name: (*shape[:-1], shape[-1] // 4) for name, shape in RESNET20.items()} | {"classifier": (10,)},
+        ),
     ],
 )
 def test_shapes(undrawn, make, table):
@@ -336,6 +340,7 @@ def test_large_images_are_evaluated_in_smaller_batches(undrawn):
         (lambda: models.ResNet(20), "depth must be one of 18, 34, 50, 101, 152, not 20"),
         (lambda: models.ResNetCIFAR(21), "depth must be 6n . 2 with a whole n, not 21"),
         (lambda: models.ResNetCIFAR(2), "depth must be at least 8, not 2"),
+        (lambda: models.ResNetCIFAR(8, width=0), "width must be at least 1, not 0"),
         (lambda: models.InceptionModule(1, 2, 3, 4, 0, 6), "filters must be at least 1, not 0"),
     ],
 )
