@@ -14,7 +14,12 @@ from fastconv.datasets import mnist
 from fastconv.losses import class_ids
 from fastconv.training import Classifier, History
 
-MODELS = {"simple": models.SimpleCNN, "deep": models.DeepCNN, "layers": models.LayersModel}
+MODELS = {
+    "simple": models.SimpleCNN,
+    "deep": models.DeepCNN,
+    "layers": models.LayersModel,
+    "lenet": models.LeNet5,
+}
 EPOCHS = 15  # the document's, for 55,000 images
 SAMPLE_EPOCHS = 10  # of 4,000 images and their shifts
 FIGURE = "train_mnist.png"
