@@ -10,6 +10,7 @@ import pytest
 
 import fastconv
 from fastconv import initializers, models
+from fastconv.datasets import mnist
 from fastconv.layers import (
     AveragePooling2D,
     Dropout,
@@ -19,6 +20,7 @@ from fastconv.layers import (
     Residual,
     Sequential,
 )
+from fastconv.losses import class_ids
 from fastconv.optimizers import SGD, Adam
 
 
@@ -259,6 +261,28 @@ def test_a_step_lowers_the_loss(name, tmp_path):
         twin = SMALL[name](seed=2)
         twin.load(tmp_path / "model.npz")
         assert np.array_equal(twin.predict(x), model.predict(x))
+
+
+def digits_in_colour(count, scale, side):
+    """[count, side, side, 3]: digits of the sample, `scale` times as large, cut or padded around."""
+    data = mnist.load_sample().train
+    x = data.images[:count].reshape(count, 28, 28, 1).repeat(scale, axis=1).repeat(scale, axis=2)
+    border = max(0, (side - x.shape[1]) // 2)
+    x = np.pad(x, ((0, 0), (border, border), (border, border), (0, 0)))
+    first = (x.shape[1] - side) // 2
+    return x[:, first : first + side, first : first + side].repeat(3, axis=3), class_ids(data.labels[:count])
+
+
+@pytest.mark.parametrize(("model", "scale", "side"), [(models.AlexNet, 3, 67), (models.GoogLeNet, 1, 32)])
+def test_learns_64_digits_by_heart(model, scale, side):
+    x, y = digits_in_colour(64, scale, side)
+    net = model(10, x.shape[1:], learning_rate=3e-4, seed=0)
+    for _ in range(12):
+        for _ in range(5):
+            net.train(x, y)
+        if net.get_accuracy(x, y) == 1:  # after 20 and 35 steps
+            return
+    pytest.fail(f"after 60 steps {net.get_accuracy(x, y):.0%} are right")
 
 
 @pytest.mark.parametrize("name", ["LeNet5", "GoogLeNet", "ResNetCIFAR8"])

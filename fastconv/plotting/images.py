@@ -11,12 +11,15 @@ import numpy as np
 from fastconv import _arguments as arguments
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MAPS = 64  # pictures that are drawn of more filters or maps
 COLUMNS = 8  # pictures in a row, where there are several rows
 CHANNELS = 8  # of each filter, where they are drawn one below the other
 _CELL = 1.2  # inches, a picture with its title
+_LEFT, _RIGHT, _TOP = 0.3, 1.2, 0.6  # inches for row names, the bar, the headline with the first titles
+_NARROWEST = 4.5  # inches: the headline needs them
 _SIGNED, _GREY = "RdBu_r", "gray"
 
 
@@ -140,34 +143,62 @@ def _grid(
     names: one each, or with row_names one for each column.
     """
     columns = len(names) if row_names else min(COLUMNS, len(pictures))
-    rows = math.ceil(len(pictures) / columns)
-    figure = _figure(max(4.5, columns * _CELL + 1.2), max(1.8, rows * _CELL + 0.6))
-    grid = figure.subplots(rows, columns, squeeze=False)
+    figure, grid, bar = _empty_grid(math.ceil(len(pictures) / columns), columns)
     high = _largest(np.asarray(pictures))
-    scale = (
-        {"cmap": _SIGNED, "vmin": -high, "vmax": high} if signed else {"cmap": _GREY, "vmin": 0, "vmax": high}
-    )
-    for axes in grid.flat:
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.set_frame_on(False)
+    colours = {"cmap": _SIGNED if signed else _GREY, "vmin": -high if signed else 0, "vmax": high}
     for axes, picture in zip(grid.flat, pictures, strict=False):
-        drawn = axes.imshow(picture, **scale)
+        drawn = axes.imshow(picture, **colours)
     for axes, name in zip(grid.flat, names, strict=False):
         axes.set_title(name, fontsize=9, pad=3)
     for axes, name in zip(grid[:, 0], row_names, strict=False):
         axes.set_ylabel(name, fontsize=9)
     if pictures[0].ndim == 2:
-        figure.colorbar(drawn, ax=grid, label=unit, fraction=0.04, aspect=10 * rows)
+        figure.colorbar(drawn, cax=bar, label=unit)
+    else:
+        bar.remove()
     figure.suptitle(headline, fontsize=11)
     return figure
 
 
+def _empty_grid(rows: int, columns: int) -> tuple[Figure, np.ndarray, Axes]:
+    """Axes [rows, columns] without frames, and those of a bar to the right.
+
+    Places are computed here: matplotlib's own layout takes many seconds for 64 axes.
+    """
+    from matplotlib.figure import Figure
+
+    right = max(_RIGHT, _NARROWEST - _LEFT - columns * _CELL)
+    width, height = _LEFT + columns * _CELL + right, rows * _CELL + _TOP
+    figure = Figure(figsize=(width, height))
+    grid = figure.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        gridspec_kw={
+            "left": _LEFT / width,
+            "right": 1 - right / width,
+            "bottom": 0.1 / height,
+            "top": 1 - _TOP / height,
+            "wspace": 0.08,
+            "hspace": 0.25,
+        },
+    )
+    for axes in grid.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_frame_on(False)
+    bar = figure.add_axes((1 - (right - 0.2) / width, 0.1 / height, 0.12 / width, 1 - (_TOP + 0.1) / height))
+    return figure, grid, bar
+
+
 def _bars(values: np.ndarray, headline: str) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure(8, 3)
     axes = figure.subplots()
     axes.bar(np.arange(len(values)), values, width=0.9)
     axes.axhline(0, color="black", linewidth=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     axes.set_xlabel("unit")
     axes.set_ylabel("activation")
     figure.suptitle(headline, fontsize=11)
@@ -189,6 +220,6 @@ def _number(count: int, noun: str) -> str:
 
 
 def _left_out(**shown_of: tuple[int, int]) -> str:
-    """ ", the first 8 channels" for each kind of which there are more than are shown."""
+    """What a headline adds where there are more than are shown: " (the first 8 filters and 8 channels)"."""
     parts = [f"{shown} {kind}" for kind, (shown, count) in shown_of.items() if shown < count]
     return f" (the first {' and '.join(parts)})" if parts else ""
