@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -83,12 +84,23 @@ def compare(options: argparse.Namespace) -> None:
     for (residual, depth), curve in errors.items():
         print(f"{name(residual, depth)}: {curve[-1]:.2f}% training error in the last epoch")
     if path is not None:
-        title = (
-            f"{len(x):,} images of 14x14, width {options.width}, {options.epochs} epochs, "
-            f"batches of {options.batch_size}, seed {options.seed}"
-        )
-        figure(errors, title).savefig(path)
+        figure(errors, settings(len(x), options)).savefig(path)
         print(f"Figure: {path}")
+
+
+def settings(images: int, options: argparse.Namespace) -> str:
+    """What was run, for the figure."""
+    source = os.path.basename(os.path.abspath(options.data)) if options.data else "MNIST"
+    return (
+        f"{source}: {images:,} images of 14x14, width {options.width}, {options.epochs} epochs, batches of "
+        f"{options.batch_size}, seed {options.seed}\nSGD with momentum {MOMENTUM}, rate {RATE}, in the last "
+        f"{options.epochs - decay_epoch(options.epochs)} epochs {RATE / 10:g}"
+    )
+
+
+def decay_epoch(epochs: int) -> int:
+    """How many epochs have the full rate."""
+    return round(DECAY_AFTER * epochs)
 
 
 def name(residual: bool, depth: int) -> str:
@@ -118,7 +130,7 @@ def training_errors(
     print(f"{model.name}, {model.count_params():,} parameters, {len(x):,} images", flush=True)
     start, errors = time.perf_counter(), []
     for epoch in range(options.epochs):
-        if epoch == round(DECAY_AFTER * options.epochs):
+        if epoch == decay_epoch(options.epochs):
             model.optimizer.learning_rate = RATE / 10
         history = model.fit(x, y, 1, options.batch_size, verbose=0)
         errors.append(100 * (1 - history.accuracy[0]))

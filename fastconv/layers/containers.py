@@ -59,7 +59,7 @@ class Container(Layer):
         Each layer is computed for itself, so also what a chain never writes to memory is there, with the
         chain's bits. Of a layer that stands twice in a Sequential it is the first call.
         """
-        self.get_layer(layer_name)
+        self.get_layer(layer_name)  # an unknown one is refused before anything is computed
         name, _, rest = layer_name.partition("/")
         layer = self.get_layer(name)
         x = self._arriving_at(layer, x)

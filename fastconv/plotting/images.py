@@ -58,11 +58,9 @@ def filters_figure(filters: Any, *, title: str = "") -> Figure:
     headline = _headline(title, f"{_number(count, 'filter')} {kh}x{kw}x{channels}")
     if channels in (1, 3):
         shown = w[..., :MAPS]
-        names = [f"filter {k}" for k in range(shown.shape[-1])]
-        headline += _left_out(filters=(len(names), count))
-        pictures = [
-            _coloured(shown)[..., k] if channels == 3 else shown[..., 0, k] for k in range(len(names))
-        ]
+        pictures = list(np.moveaxis(_coloured(shown) if channels == 3 else shown[:, :, 0], -1, 0))
+        names = [f"filter {k}" for k in range(len(pictures))]
+        headline += _left_out(filters=(len(pictures), count))
         return _grid(pictures, names, headline, "weight", signed=True)
     shown = w[..., :CHANNELS, :COLUMNS]
     rows, columns = shown.shape[2:]
@@ -118,7 +116,7 @@ def _pixels(image: Any) -> np.ndarray:
 
 def _coloured(filters: np.ndarray) -> np.ndarray:
     """The weights as colours in 0..1, with 0 in the middle."""
-    return 0.5 + filters / (2 * max(_largest(filters), np.finfo(filters.dtype).tiny))
+    return 0.5 + filters / (2 * _largest(filters))
 
 
 def _figure(width: float, height: float) -> Figure:
