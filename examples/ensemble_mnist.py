@@ -19,7 +19,7 @@ from typing import Any
 
 import fastconv
 from fastconv import _train
-from fastconv.__main__ import Parser, whole
+from fastconv._options import Parser, Refused, add_data_options, execute, target_problem, whole
 from fastconv.datasets import mnist
 from fastconv.models import DeepCNN, Ensemble
 from fastconv.optimizers import CosineDecay
@@ -32,22 +32,12 @@ EPOCHS = 3  # of 55,000 images and their shifts
 def main() -> int:
     parser = _parser()
     options = parser.parse_args()
-    try:
-        run(options)
-    except _train.Refused as refusal:
-        parser.error(str(refusal))
-    except KeyboardInterrupt as interrupt:
-        print(": ".join(["Interrupted", *interrupt.args]), file=sys.stderr)
-        return 130
-    except OSError as error:  # a full disk, a closed pipe: nothing that a traceback would explain
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return execute(parser, lambda: run(options))
 
 
 def run(options: argparse.Namespace) -> None:
-    if options.save is not None and (problem := _train.target_problem(options.save)):
-        raise _train.Refused(f"argument --save: {problem}")
+    if options.save is not None and (problem := target_problem(options.save)):
+        raise Refused(f"argument --save: {problem}")
     workers = min(options.models, fastconv.get_num_threads())
     with _executor(options.executor, workers) as executor:
         data, epochs = _data(options)
@@ -95,9 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--models", type=whole(1), default=5, metavar="N", help="how many (default: 5)")
     epochs = f"default: {EPOCHS}, on the sample {_train.SAMPLE_EPOCHS}"
     add("--epochs", type=whole(1), metavar="N", help=f"times through the images and their shifts ({epochs})")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--data", metavar="DIR", help="folder with MNIST, as for python -m fastconv train")
-    source.add_argument("--sample", action="store_true", help="train on the 5,000 digits that fastconv ships")
+    add_data_options(parser)
     add("--seed", type=whole(0), default=0, metavar="N", help="of the first; the next has N + 1 (default: 0)")
     add(
         "--executor",
@@ -112,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _data(options: argparse.Namespace) -> tuple[mnist.DataSets, int]:
     """The data sets, shifted images added to train, and how many epochs."""
-    data, is_sample = _train.load_data(options.data, options.sample)
+    data, is_sample = _train.load_data(options)
     if is_sample:  # it comes with its shifts
         return data, options.epochs or _train.SAMPLE_EPOCHS
     return data._replace(train=_train.with_shifts(data.train)), options.epochs or EPOCHS
@@ -144,7 +132,7 @@ def _dask_cluster(workers: int) -> Any:
     try:
         from distributed import LocalCluster
     except ImportError:
-        raise _train.Refused('argument --executor: dask needs pip install "fastconv[dask]"') from None
+        raise Refused('argument --executor: dask needs pip install "fastconv[dask]"') from None
     share = max(1, fastconv.get_num_threads() // workers)
     return LocalCluster(
         n_workers=workers,

@@ -6,25 +6,25 @@ examples/ensemble_mnist.py uses the parts without an underscore.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 
 import numpy as np
 
 import fastconv
 from fastconv import models, plotting
+from fastconv._options import Refused, figure_path, target_problem, threads
 from fastconv.datasets import mnist
 from fastconv.losses import class_ids
 from fastconv.training import Classifier, History
 
-MODELS = {"simple": models.SimpleCNN, "deep": models.DeepCNN, "layers": models.LayersModel}
+MODELS = {
+    "simple": models.SimpleCNN,
+    "deep": models.DeepCNN,
+    "layers": models.LayersModel,
+    "lenet": models.LeNet5,
+}
 EPOCHS = 15  # the document's, for 55,000 images
 SAMPLE_EPOCHS = 10  # of 4,000 images and their shifts
 FIGURE = "train_mnist.png"
-
-
-class Refused(Exception):
-    """What was asked for cannot be done. Raised before anything is trained."""
 
 
 def run(options: argparse.Namespace) -> None:
@@ -34,12 +34,11 @@ def run(options: argparse.Namespace) -> None:
     """
     if options.save is not None and (problem := target_problem(options.save)):
         raise Refused(f"argument --save: {problem}")
-    figure_path = _figure_path(options)
-    data, is_sample = load_data(options.data, options.sample)
+    figure = figure_path(options, FIGURE)
+    data, is_sample = load_data(options)
     epochs = options.epochs or (SAMPLE_EPOCHS if is_sample else EPOCHS)
     model = MODELS[options.model](seed=options.seed)
-    threads = fastconv.num_threads(options.threads) if options.threads else contextlib.nullcontext()
-    with threads:
+    with threads(options):
         history = _fit(model, data, epochs, options.batch_size)
         if options.save is not None:  # first of all, whatever may go wrong with the rest
             model.save(options.save)
@@ -48,59 +47,21 @@ def run(options: argparse.Namespace) -> None:
     print(f"Speed: {images / seconds:,.0f} images/s ({images:,} images in {seconds:.1f} s)")
     if options.save is not None:
         print(f"Parameters: {options.save}")
-    if figure_path is not None:
-        _draw(figure_path, model.name, history, data, predictions)
+    if figure is not None:
+        _draw(figure, model.name, history, data, predictions)
 
 
-def _figure_path(options: argparse.Namespace) -> str | None:
-    """Where the figure goes, None for nowhere. Only a figure that was asked for is worth a refusal."""
-    if options.no_figure:
-        return None
-    path = FIGURE if options.figure is None else options.figure
-    problem = target_problem(path) or _figure_problem(path)
-    if problem is None:
-        return path
-    if options.figure is not None:
-        raise Refused(f"argument --figure: {problem}")
-    print(f"No figure: {problem}")
-    return None
-
-
-def target_problem(path: str) -> str | None:
-    """Why this file cannot be written."""
-    target = os.path.realpath(path)
-    folder = os.path.dirname(target)
-    if not os.path.isdir(folder):
-        return f"there is no folder {folder!r}"
-    if os.path.isdir(target):
-        return f"{path!r} is a folder, not a file"
-    if not os.access(folder, os.W_OK):
-        return f"no permission to write into {folder!r}"
-    return None
-
-
-def _figure_problem(path: str) -> str | None:
-    """Why no figure can be drawn into this file."""
-    try:
-        formats = plotting.formats()
-    except ImportError:
-        return 'it needs matplotlib: pip install "fastconv[examples]"'
-    if os.path.splitext(path)[1].lower().removeprefix(".") in formats:
-        return None
-    return f"{path!r} must end in .{', .'.join(formats)}"
-
-
-def load_data(folder: str | None, sample: bool) -> tuple[mnist.DataSets, bool]:
-    """The data sets as --data and --sample say, and whether they are the shipped sample."""
-    if sample:
+def load_data(options: argparse.Namespace) -> tuple[mnist.DataSets, bool]:
+    """The data sets, and whether they are the shipped sample."""
+    if options.sample:
         return _load_sample(), True
-    if folder is None:  # a silent network may take its time
+    if options.data is None:  # a silent network may take its time
         print("Looking for MNIST in FASTCONV_DATA, the cache and, 11 MB, the network", flush=True)
     try:
-        data = mnist.read_data_sets(folder)
+        data = mnist.read_data_sets(options.data)
     except mnist.DataNotFound as error:
         reason = str(error).splitlines()[0].partition(". ")[0].rstrip(":")  # its first sentence
-        if folder is not None:
+        if options.data is not None:
             raise Refused(f"argument --data: {reason}") from error
         print(
             f"Training on the sample of MNIST that fastconv ships: {reason}. "

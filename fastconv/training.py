@@ -88,6 +88,16 @@ class Classifier:
                 logits[part], _ = self.net(self._images(x[part]), training)
         return logits
 
+    def activations(self, x: Any, layer_name: str) -> np.ndarray:
+        """What one layer gives for x without dropout: maps [N, H, W, C], or [N, C] of a dense layer.
+
+        layer_name: as `summary` prints it; of a layer inside another its path, as in `net.weights`
+        ("inception_3a/3x3/conv2d"). ValueError for an unknown one, with the names that there are.
+        """
+        x = self._inputs(x)
+        parts = _batches(len(x), self._evaluation_batch()) or [slice(0, 0)]
+        return np.concatenate([self.net.activations(self._images(x[part]), layer_name) for part in parts])
+
     def get_accuracy(self, x: Any, y: Any, keep_prob: float = 1.0) -> float:
         """Share of the examples whose largest logit is their label's, 0..1."""
         return self._evaluate(*self._examples(x, y), keep_prob)[1]

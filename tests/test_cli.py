@@ -135,12 +135,14 @@ def test_both_entries_are_one_program(tmp_path):
     assert printed[0][-3].startswith("Accuracy: ")
 
 
-@pytest.mark.parametrize("name", ["deep", "layers"])
-def test_other_models(capsys, name):
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("deep", "1,379,"), ("layers", "1,379,"), ("lenet", "61,706")]
+)
+def test_other_models(capsys, name, parameters):
     arguments = ["train", "--sample", "--no-figure", "--epochs", "1", "--threads", "1"]
     assert main([*arguments, "--model", name]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith(f"{_train.MODELS[name].__name__}, 1,379,")
+    assert lines[1].startswith(f"{_train.MODELS[name].__name__}, {parameters}")
     assert lines[5].startswith("Accuracy: ")
 
 

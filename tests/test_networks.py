@@ -10,6 +10,7 @@ import pytest
 
 import fastconv
 from fastconv import initializers, models
+from fastconv.datasets import mnist
 from fastconv.layers import (
     AveragePooling2D,
     Dropout,
@@ -19,6 +20,7 @@ from fastconv.layers import (
     Residual,
     Sequential,
 )
+from fastconv.losses import class_ids
 from fastconv.optimizers import SGD, Adam
 
 
@@ -144,6 +146,10 @@ RESNET20 = {
         (functools.partial(models.ResNet, 18, residual=False), RESNET18),
         (functools.partial(models.ResNet, 50), RESNET50),
         (models.ResNetCIFAR, RESNET20),
+        (
+            functools.partial(models.ResNetCIFAR, width=4),
+            {name: (*shape[:-1], shape[-1] // 4) for name, shape in RESNET20.items()} | {"classifier": (10,)},
+        ),
     ],
 )
 def test_shapes(undrawn, make, table):
@@ -261,6 +267,28 @@ def test_a_step_lowers_the_loss(name, tmp_path):
         assert np.array_equal(twin.predict(x), model.predict(x))
 
 
+def digits_in_colour(count, scale, side):
+    """[count, side, side, 3]: digits of the sample, `scale` times as large, cut or padded around."""
+    data = mnist.load_sample().train
+    x = data.images[:count].reshape(count, 28, 28, 1).repeat(scale, axis=1).repeat(scale, axis=2)
+    border = max(0, (side - x.shape[1]) // 2)
+    x = np.pad(x, ((0, 0), (border, border), (border, border), (0, 0)))
+    first = (x.shape[1] - side) // 2
+    return x[:, first : first + side, first : first + side].repeat(3, axis=3), class_ids(data.labels[:count])
+
+
+@pytest.mark.parametrize(("model", "scale", "side"), [(models.AlexNet, 3, 67), (models.GoogLeNet, 1, 32)])
+def test_learns_64_digits_by_heart(model, scale, side):
+    x, y = digits_in_colour(64, scale, side)
+    net = model(10, x.shape[1:], learning_rate=3e-4, seed=0)
+    for _ in range(12):
+        for _ in range(5):
+            net.train(x, y)
+        if net.get_accuracy(x, y) == 1:  # after 20 and 35 steps
+            return
+    pytest.fail(f"after 60 steps {net.get_accuracy(x, y):.0%} are right")
+
+
 @pytest.mark.parametrize("name", ["LeNet5", "GoogLeNet", "ResNetCIFAR8"])
 def test_the_same_bits_for_any_number_of_threads(name, eager_threads):
     ends = set()
@@ -340,6 +368,7 @@ def test_large_images_are_evaluated_in_smaller_batches(undrawn):
         (lambda: models.ResNet(20), "depth must be one of 18, 34, 50, 101, 152, not 20"),
         (lambda: models.ResNetCIFAR(21), "depth must be 6n . 2 with a whole n, not 21"),
         (lambda: models.ResNetCIFAR(2), "depth must be at least 8, not 2"),
+        (lambda: models.ResNetCIFAR(8, width=0), "width must be at least 1, not 0"),
         (lambda: models.InceptionModule(1, 2, 3, 4, 0, 6), "filters must be at least 1, not 0"),
     ],
 )

@@ -38,6 +38,39 @@ class Container(Layer):
         for layer in self.layers:
             yield from layer.members(f"{path}/{layer.name}" if path else str(layer.name))
 
+    def get_layer(self, layer_name: str) -> Layer:
+        """The layer of this name; of one inside a container its path, as in "inception_3a/3x3/conv2d".
+
+        ValueError for an unknown name, with the names that there are.
+        """
+        if not isinstance(layer_name, str):
+            raise TypeError(f"layer_name must be a string, not {layer_name!r}")
+        layer: Layer = self
+        for name in layer_name.split("/"):
+            inside = {inner.name: inner for inner in getattr(layer, "layers", ())}
+            if name not in inside:
+                holder = "the net" if layer is self else repr(layer.name)
+                names = ", ".join(map(repr, inside)) or "no layers"
+                raise ValueError(f"layer_name: {holder} holds {names}, not {name!r} of {layer_name!r}")
+            layer = inside[name]
+        return layer
+
+    def activations(self, x: np.ndarray, layer_name: str) -> np.ndarray:
+        """What this layer gives in inference when the container gets x [N, ...]; layer_name as for get_layer.
+
+        Each layer is computed for itself, so also what a chain never writes to memory is there, with the
+        chain's bits. Of a layer that stands twice in a Sequential it is the first call.
+        """
+        self.get_layer(layer_name)  # an unknown one is refused before anything is computed
+        name, _, rest = layer_name.partition("/")
+        layer = self.get_layer(name)
+        x = self._arriving_at(layer, x)
+        return layer.activations(x, rest) if isinstance(layer, Container) and rest else layer(x)[0]
+
+    def _arriving_at(self, layer: Layer, x: np.ndarray) -> np.ndarray:
+        """The input of one of `layers`, given the container's: where they are side by side, the same."""
+        return x
+
     def _name_layers(self) -> None:
         """conv2d, conv2d_1, ... Names must be unique: a checkpoint finds parameters by them."""
         unique = list({id(layer): layer for layer in self.layers}.values())
@@ -282,6 +315,14 @@ class Sequential(Container):
         if self.rng is not None:
             self.arena = memory.Arena()
             self._bind()
+
+    def _arriving_at(self, layer: Layer, x: np.ndarray) -> np.ndarray:
+        if self.rng is not None:
+            x = self._input(x)
+        with self._memory():
+            for earlier in self.layers[: self.layers.index(layer)]:
+                x, _ = earlier(x)
+        return x
 
     def _steps(self) -> list[Any]:
         """The layers as they are computed; linked again when `layers` has changed."""

@@ -82,7 +82,10 @@ class ResNetCIFAR(Network):
         ->  average  ->  num_classes
 
     The shortcuts where the shape changes are 1x1 convolutions, as in ResNet; the paper pads with zeros there
-    (option A), which has no parameters. `residual` and the other options as for ResNet.
+    (option A), which has no parameters.
+
+    width: filters of the first stage, 16 in the paper; the other stages have twice and four times as many.
+    `residual` and the other options as for ResNet.
     """
 
     def __init__(
@@ -91,14 +94,15 @@ class ResNetCIFAR(Network):
         num_classes: int = 10,
         input_shape: Sequence[int] = (32, 32, 3),
         *,
+        width: int = 16,
         residual: bool = True,
         **options: Any,
     ) -> None:
         if arguments.whole("depth", depth, 8) % 6 != 2:
             raise ValueError(f"depth must be 6n + 2 with a whole n, not {depth}")
-        layers: list[Layer] = [_conv(16, 3, name="conv1"), _norm(), ReLU()]
-        channels = 16
-        for stage, filters in enumerate((16, 32, 64)):
+        channels = arguments.whole("width", width, 1)
+        layers: list[Layer] = [_conv(width, 3, name="conv1"), _norm(), ReLU()]
+        for stage, filters in enumerate((width, 2 * width, 4 * width)):
             for i in range(depth // 6):
                 strides = 2 if stage > 0 and i == 0 else 1
                 name = f"conv{stage + 2}_{i + 1}"

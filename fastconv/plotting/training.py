@@ -1,10 +1,4 @@
-"""Figures, drawn with matplotlib (the extra `examples`).
-
-    figure = training_figure(history, test.images, test.labels, model.predict(test.images).argmax(axis=1))
-    figure.savefig("training.png")
-
-Nothing is shown, and pyplot with its global state is not even imported.
-"""
+"""How a training went: loss, accuracy, confusion matrix, mistakes."""
 
 from __future__ import annotations
 
@@ -22,13 +16,6 @@ if TYPE_CHECKING:
 
 MISTAKES = 24  # misclassified images that are drawn, in two rows
 _TRAIN, _HELD_OUT, _WRONG = "#7f7f7f", "#1f4e9c", "#c0392b"
-
-
-def formats() -> list[str]:
-    """The file name endings that a figure can be saved with. ImportError without matplotlib."""
-    from matplotlib.figure import Figure
-
-    return sorted(Figure().canvas.get_supported_filetypes())
 
 
 def training_figure(
