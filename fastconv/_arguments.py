@@ -81,6 +81,14 @@ def _listed(value: Any) -> list | None:
     return list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else None
 
 
+def listed(name: str, value: Any, or_none: bool = False) -> list | None:
+    """The items of a sequence; TypeError, or None if so wished, for anything else."""
+    items = _listed(value)
+    if items is None and not or_none:
+        raise TypeError(f"{name} must be a sequence, not {show(value)}")
+    return items
+
+
 def pair(name: str, value: IntOrInts) -> tuple[int, int]:
     """A whole number of at least 1 for (height, width): given as one number, one for each, or TensorFlow's
     four."""

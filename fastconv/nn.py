@@ -13,7 +13,8 @@ same signature.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -590,6 +591,76 @@ def add(x: ArrayLike, y: ArrayLike, *, num_threads: int | None = None) -> NDArra
         n = threads.resolve(num_threads, a.size * PASS)
         _elementwise.add(result.reshape(-1), a.reshape(-1), b.reshape(-1), n)
     return result
+
+
+def concat(values: Sequence[ArrayLike], axis: int = -1, *, num_threads: int | None = None) -> NDArray:
+    """Arrays that agree in all axes but the last, joined along that: [..., C1], [..., C2] -> [..., C1 + C2].
+
+    axis: the last one's number, which is the only one that there is. The gradient is `split`.
+    """
+    given = arguments.listed("values", values)
+    if not given:
+        raise ValueError(f"values must hold at least one array, not {arguments.show(values)}")
+    ndim = max(arguments.as_array("values[0]", given[0]).ndim, 1)
+    parts = arguments.arrays(**{f"values[{i}]": (value, ndim) for i, value in enumerate(given)})
+    arguments.choice("axis", axis, (-1, ndim - 1))
+    for i, part in enumerate(parts):
+        rest = parts[0].shape[:-1]
+        arguments.same_shape(
+            f"values[{i}]", part, (*rest, part.shape[-1]), "that of values[0] but for the last axis"
+        )
+    sizes = [part.shape[-1] for part in parts]
+    y = memory.empty((*parts[0].shape[:-1], sum(sizes)), parts[0].dtype)
+    _copy_parts(y, parts, join=True, num_threads=num_threads)
+    return y
+
+
+def split(
+    value: ArrayLike,
+    num_or_size_splits: int | Sequence[int],
+    axis: int = -1,
+    *,
+    num_threads: int | None = None,
+) -> list[NDArray]:
+    """Its last axis cut into pieces: [..., C1 + C2] -> [..., C1], [..., C2], as arrays of their own.
+
+    num_or_size_splits: the sizes [C1, C2, ...], or the number of equal ones. axis: as for `concat`.
+    """
+    x = arguments.array("value", value)
+    if not x.ndim:
+        raise ValueError("value must have at least 1 axis, not 0")
+    arguments.choice("axis", axis, (-1, x.ndim - 1))
+    sizes = _split_sizes(num_or_size_splits, x.shape[-1])
+    parts = [memory.empty((*x.shape[:-1], size), x.dtype) for size in sizes]
+    _copy_parts(x, parts, join=False, num_threads=num_threads)
+    return parts
+
+
+def _split_sizes(wanted: Any, channels: int) -> list[int]:
+    sizes = arguments.listed("num_or_size_splits", wanted, or_none=True)
+    if sizes is None:
+        number = arguments.whole("num_or_size_splits", wanted, 1)
+        if channels % number:
+            raise ValueError(
+                f"num_or_size_splits must divide the {channels} channels of value, unlike {number}"
+            )
+        return [channels // number] * number
+    sizes = [arguments.whole("num_or_size_splits", size, 0) for size in sizes]
+    if sum(sizes) != channels:
+        raise ValueError(
+            f"num_or_size_splits must add up to the {channels} channels of value, unlike {sizes}"
+        )
+    return sizes
+
+
+def _copy_parts(whole: NDArray, parts: Sequence[NDArray], join: bool, num_threads: int | None) -> None:
+    """Copy the parts into the whole (join) or out of it."""
+    first = 0
+    for part in parts:
+        if part.size:
+            n = threads.resolve(num_threads, part.size * PASS)
+            _elementwise.copy_channels(_rows(whole), _rows(part), first, join, n)
+        first += part.shape[-1]
 
 
 def sigmoid(x: ArrayLike, *, num_threads: int | None = None) -> NDArray:

@@ -13,6 +13,8 @@ they fit each other, and `data_format` ("NHWC") and `num_threads` are accepted a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
@@ -368,6 +370,25 @@ def add(x: ArrayLike, y: ArrayLike, *, num_threads: int | None = None) -> NDArra
     """x and y of one shape -> x + y."""
     x, y = _as_floats(x, y)
     return x + y
+
+
+def concat(values: Sequence[ArrayLike], axis: int = -1, *, num_threads: int | None = None) -> NDArray:
+    """[..., C1], [..., C2], ... -> [..., C1 + C2 + ...]."""
+    return np.concatenate(_as_floats(*values), axis)
+
+
+def split(
+    value: ArrayLike,
+    num_or_size_splits: int | Sequence[int],
+    axis: int = -1,
+    *,
+    num_threads: int | None = None,
+) -> list[NDArray]:
+    """[..., C1 + C2 + ...] -> [..., C1], [..., C2], ...; sizes, or the number of equal ones."""
+    (x,) = _as_floats(value)
+    if isinstance(num_or_size_splits, Sequence):
+        return np.split(x, np.cumsum(num_or_size_splits)[:-1], axis)
+    return np.split(x, num_or_size_splits, axis)
 
 
 def sigmoid(x: ArrayLike, *, num_threads: int | None = None) -> NDArray:

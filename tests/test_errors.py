@@ -87,6 +87,8 @@ RIGHT = {
     "relu": {"features": X},
     "relu_grad": {"gradients": X, "features": X},
     "add": {"x": X, "y": X},
+    "concat": {"values": [X, X + 1], "axis": 3},
+    "split": {"value": X, "num_or_size_splits": (1, 2), "axis": -1},
     "sigmoid": {"x": X},
     "sigmoid_grad": {"y": X, "dy": X},
     "tanh": {"x": X},
@@ -211,6 +213,20 @@ MISFITS = [
     ("avg_pool_grad", "orig_input_shape", (2, 0, 5, 3), "only 0"),
     ("relu_grad", "gradients", X[:1], "(1, 6, 5, 3)"),
     ("add", "y", X[:1], "(1, 6, 5, 3)"),
+    ("concat", "values", [X, X[:1]], "values[1]|(1, 6, 5, 3)"),
+    ("concat", "values", [X, X[0]], "values[1]|(6, 5, 3)"),
+    ("concat", "values", [X, X.astype(complex)], "complex128"),
+    ("concat", "values", [], "[]"),
+    ("concat", "values", 3, "3"),
+    ("concat", "axis", 2, "2"),
+    ("split", "value", np.float32(1), "0"),
+    ("split", "axis", 0, "0"),
+    ("split", "num_or_size_splits", 2, "2"),
+    ("split", "num_or_size_splits", 0, "0"),
+    ("split", "num_or_size_splits", None, "None"),
+    ("split", "num_or_size_splits", (1, 1), "[1, 1]"),
+    ("split", "num_or_size_splits", (4, -1), "-1"),
+    ("split", "num_or_size_splits", (1.5, 1.5), "1.5"),
     ("sigmoid_grad", "dy", X[:1], "(1, 6, 5, 3)"),
     ("tanh_grad", "dy", X[:1], "(1, 6, 5, 3)"),
     ("bias_add", "bias", B[:3], "(3,)"),
@@ -369,15 +385,16 @@ GUISES = {
 def test_arrays_in_any_guise_give_the_same_and_stay_as_they_were(operation, guise):
     right = RIGHT[operation]
     expected = getattr(nn, operation)(**right)
-    disguised = {name: GUISES[guise](v) if isinstance(v, np.ndarray) else v for name, v in right.items()}
+    disguised = {name: GUISES[guise](v) for name, v in right.items() if isinstance(v, np.ndarray)}
+    disguised = {**right, **disguised} if disguised else right
     before = {name: np.array(v).tobytes() for name, v in disguised.items() if name in right}
     results = getattr(nn, operation)(**disguised)
     for result, reference in zip(
-        results if isinstance(results, tuple) else (results,),
-        expected if isinstance(expected, tuple) else (expected,),
+        results if isinstance(results, (tuple, list)) else (results,),
+        expected if isinstance(expected, (tuple, list)) else (expected,),
         strict=True,
     ):
-        double = guise == "float64" or guise == "list"
+        double = guise in ("float64", "list") and disguised is not right
         np.testing.assert_allclose(result, reference, rtol=1e-6, atol=1e-6)
         assert type(result) is np.ndarray and result.flags.c_contiguous and result.flags.writeable
         assert result.dtype == (np.float64 if double and reference.dtype == np.float32 else reference.dtype)

@@ -490,6 +490,25 @@ def test_a_sum_is_the_twins(shape, dtype):
     np.testing.assert_array_equal(nn.add(x, y), ref.add(x, y))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [(3,), (1, 2), (16, 0, 5), (64, 33, 7, 1)], ids=str)
+def test_channels_are_joined_and_cut_as_the_twins_do(sizes, dtype):
+    for rest in [(), (7,), (2, 3, 5), (300, 40), (0, 3)]:
+        parts = [normal((*rest, size), dtype, size) for size in sizes]
+        whole = nn.concat(parts)
+        assert whole.dtype == dtype
+        np.testing.assert_array_equal(whole, ref.concat(parts))
+        pieces = nn.split(whole, sizes, axis=len(rest))
+        assert len(pieces) == len(ref.split(whole, sizes)) == len(parts)
+        for piece, expected in zip(pieces, parts, strict=True):
+            assert piece.flags.c_contiguous
+            np.testing.assert_array_equal(piece, expected)
+            assert not np.shares_memory(piece, whole)
+    halves = nn.split(np.arange(12).reshape(2, 6), 3)
+    for half, expected in zip(halves, ref.split(np.arange(12).reshape(2, 6), 3), strict=True):
+        np.testing.assert_array_equal(half, expected)
+
+
 def test_relu_keeps_nan_and_its_gradient_drops_it():
     x = np.array([np.nan, -np.inf, np.inf, -0.0, 2], np.float32)
     np.testing.assert_array_equal(nn.relu(x), [np.nan, 0, np.inf, 0, 2])
@@ -805,7 +824,7 @@ def test_the_public_operations_are_those_of_the_issue():
         "conv2d_transpose",
         *("max_pool2d", "max_pool", "max_pool_grad", "max_pool_with_argmax"),
         *("avg_pool2d", "avg_pool", "avg_pool_grad"),
-        *("relu", "relu_grad", "bias_add", "bias_add_grad", "dropout", "add"),
+        *("relu", "relu_grad", "bias_add", "bias_add_grad", "dropout", "add", "concat", "split"),
         *("sigmoid", "sigmoid_grad", "tanh", "tanh_grad"),
         *("moments", "batch_normalization", "batch_normalization_grad"),
         *("local_response_normalization", "lrn", "lrn_grad"),

@@ -62,6 +62,7 @@ def every_operation(n, dtype=np.float32):
         behind = {"offset": bias[9:18], "activation": "relu"}
         yield from nn.batch_normalization_grad(x, x, mean, variance, bias[:9], 1e-3, is_training, **behind)
     yield nn.add(x, x[::-1])
+    yield from (nn.concat([x, y, x]), *nn.split(x, (2, 7)))
     flat, kernel = x.reshape(n, -1), normal(15 * 13 * 9, 33, dtype=dtype)
     y = nn.dense(flat, kernel, bias[:33], "relu")
     yield from (y, nn.dense_backprop_input(kernel, y), nn.dense_backprop_kernel(flat, y))

@@ -54,7 +54,7 @@ cdef inline fc_index panel_channels(const Panels *p, fc_index first, fc_index la
     return min(last, p.k) - first
 
 
-cdef inline const char *part(const char *numbers, fc_index first, fc_index size) noexcept nogil:
+cdef inline const char *at_element(const char *numbers, fc_index first, fc_index size) noexcept nogil:
     """From element `first` on; NULL stays NULL."""
     return numbers + first * size if numbers != NULL else NULL
 
@@ -93,7 +93,8 @@ cdef inline void copy_window(const fc_kernels *fc, char *out, const Images *x, f
     cdef const char *pixel
     if x.where != NULL:
         at = image * x.gh * x.gw * x.pixel + first
-        fc.unpool(out, width * c, c, x.data + at * x.size, x.where + at, x.gh, x.gw, x.pixel, top, left, height, width, c, x.scale)
+        fc.unpool(out, width * c, c, x.data + at * x.size, x.where + at, x.gh, x.gw, x.pixel, top, left, height, width, c,
+                  x.scale)
         return
     for r in range(height):
         line = out + r * line_bytes

@@ -25,7 +25,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastconv._kernels.blocks cimport (
-    Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, part, read_axis, read_images,
+    Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, at_element, read_axis, read_images,
     run_of_tasks, whole_lines,
 )
 from fastconv._kernels.dispatch cimport kernels_for
@@ -244,7 +244,8 @@ cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index panel) no
         if p + depth == job.depth:
             flags |= job.flags
         job.fc.gemm(y + first * job.size, job.place, unit.x, job.row, unit.pixels, job.col + p, depth, b + p * ldb * job.size,
-                    ldb, width // job.fc.vl, n, part(job.gain, first, job.size), part(job.bias, first, job.size), flags)
+                    ldb, width // job.fc.vl, n, at_element(job.gain, first, job.size),
+                    at_element(job.bias, first, job.size), flags)
         p += depth
         if p >= job.depth:
             break
@@ -263,8 +264,8 @@ cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept n
                       + job.u.place + unit.q0 * job.u.place_step) * job.y_pixel) * job.size
     if job.few:
         job.fc.dots(y + first * job.size, job.place, unit.x, job.row, unit.pixels, job.col, job.depth, job.run,
-                    job.packed + first * job.depth * job.size, n, part(job.gain, first, job.size),
-                    part(job.bias, first, job.size), job.flags)
+                    job.packed + first * job.depth * job.size, n, at_element(job.gain, first, job.size),
+                    at_element(job.bias, first, job.size), job.flags)
     else:
         for panel in range(first_panel, last_panel):
             multiply(job, &unit, y, panel)

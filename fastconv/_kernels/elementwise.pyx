@@ -2,6 +2,7 @@
 from cython.parallel cimport parallel, prange
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport fc_index, fc_kernels
@@ -88,6 +89,21 @@ def bias_add(real[:, ::1] y, const real[:, ::1] x, const real[::1] bias, int num
     with nogil, parallel(num_threads=num_threads):
         for i in prange((rows + step - 1) // step, schedule="static"):
             fc.bias_add(py + i * step * c, px + i * step * c, pb, min(step, rows - i * step), c)
+
+
+def copy_channels(real[:, ::1] whole, real[:, ::1] part, fc_index first, bint join, int num_threads):
+    """Channels first .. of rows of channels: written from the part (join), or into it."""
+    cdef fc_index i, r, rows = part.shape[0], c = part.shape[1], stride = whole.shape[1]
+    cdef fc_index step = max(1, PIECE // c)
+    cdef real *in_whole = &whole[0, 0] + first
+    cdef real *in_part = &part[0, 0]
+    with nogil, parallel(num_threads=num_threads):
+        for i in prange((rows + step - 1) // step, schedule="static"):
+            for r in range(i * step, min(rows, (i + 1) * step)):
+                if join:
+                    memcpy(in_whole + r * stride, in_part + r * c, c * sizeof(real))
+                else:
+                    memcpy(in_part + r * c, in_whole + r * stride, c * sizeof(real))
 
 
 def column_sum(real[::1] total, const real[:, ::1] x, int num_threads):

@@ -21,7 +21,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastconv._kernels.blocks cimport (
-    Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, part, read_axis, read_images,
+    Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, at_element, read_axis, read_images,
     run_of_tasks, whole_lines, window_pixels,
 )
 from fastconv._kernels.dispatch cimport kernels_for
@@ -235,8 +235,8 @@ cdef void finish_tile(const Job *job, fc_index tile, const char *s, fc_index pla
     """From the points of one tile to its results, of n channels from `first` on; or to their pool."""
     cdef fc_index image = tile // (job.tiles_u * job.tiles_v)
     cdef fc_index top = tile // job.tiles_u % job.tiles_v * job.m, left = tile % job.tiles_u * job.m, at
-    cdef const char *gain = part(job.gain, first, job.size)
-    cdef const char *bias = part(job.bias, first, job.size)
+    cdef const char *gain = at_element(job.gain, first, job.size)
+    cdef const char *bias = at_element(job.bias, first, job.size)
     if not job.pools:
         at = ((image * job.yh + top) * job.yw + left) * job.y_pixel + first
         job.fc.winograd_result(job.y + at * job.size, job.yw * job.y_pixel, job.y_pixel, job.v.count - top, job.u.count - left, s,

@@ -104,18 +104,14 @@ class Concatenate(Container):
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
         results, backwards = zip(*(layer(x, training) for layer in self.layers), strict=True)
-        ends = np.cumsum([part.shape[-1] for part in results]).tolist()
-        y = memory.empty((*results[0].shape[:-1], ends[-1]), results[0].dtype)
-        np.concatenate(results, axis=-1, out=y)
+        y = nn.concat(results)
         if not training:
             return y, None
-        shapes = [part.shape for part in results]
+        sizes = [part.shape[-1] for part in results]
 
         def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
             dx = None
-            for branch_backward, shape, end in zip(backwards, shapes, ends, strict=True):
-                part = memory.empty(shape, dy.dtype)  # a copy: the kernels want contiguous arrays
-                part[...] = dy[..., end - shape[-1] : end]
+            for branch_backward, part in zip(backwards, nn.split(dy, sizes), strict=True):
                 branch_dx = branch_backward(part, input_gradient=input_gradient)
                 if input_gradient:
                     dx = branch_dx if dx is None else nn.add(dx, branch_dx)
