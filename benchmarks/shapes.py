@@ -45,6 +45,7 @@ class Conv(NamedTuple):
     taps: int
     stride: int = 1
     padding: str = "SAME"
+    groups: int = 1
 
     @property
     def axis(self) -> geometry.Axis:
@@ -56,7 +57,7 @@ class Conv(NamedTuple):
 
     @property
     def w(self) -> tuple[int, ...]:
-        return self.taps, self.taps, self.channels, self.filters
+        return self.taps, self.taps, self.channels // self.groups, self.filters
 
     @property
     def y(self) -> tuple[int, ...]:
@@ -65,11 +66,13 @@ class Conv(NamedTuple):
     @property
     def gflop(self) -> float:
         """Multiplications and additions, in 1e9, of the plain sum; the same for both gradients."""
-        return 2e-9 * self.images * self.axis.out**2 * self.taps**2 * self.channels * self.filters
+        inputs = self.channels // self.groups
+        return 2e-9 * self.images * self.axis.out**2 * self.taps**2 * inputs * self.filters
 
     def winograd(self, op: str) -> bool:
         """Whether fastconv, left to itself, computes it with Winograd's algorithm."""
-        sizes = (self.images, self.axis, self.axis, self.channels, self.filters)
+        channels = (self.channels // self.groups, self.filters // self.groups)
+        sizes = (self.images, self.axis, self.axis, *channels)
         return _algorithms.winograd(None, *sizes, COMPUTES[op])
 
     def executed_gflop(self, op: str) -> float:
@@ -78,7 +81,7 @@ class Conv(NamedTuple):
             return self.gflop
         pixels = self.size if op == "conv2d_backprop_input" else self.axis.out
         tiles = self.images * (-(-pixels // WINOGRAD_SIDES[self.taps])) ** 2
-        return 2e-9 * tiles * WINOGRAD_PRODUCTS * self.channels * self.filters
+        return 2e-9 * tiles * WINOGRAD_PRODUCTS * (self.channels // self.groups) * self.filters
 
     @property
     def kind(self) -> str:
@@ -89,7 +92,8 @@ class Conv(NamedTuple):
     def __str__(self) -> str:
         stride = f"/{self.stride}" if self.stride > 1 else ""
         maps = f"{self.size}x{self.size}x{self.channels}->{self.filters}"
-        return f"{self.network} {maps} {self.taps}x{self.taps}{stride}"
+        groups = f" groups {self.groups}" if self.groups > 1 else ""
+        return f"{self.network} {maps} {self.taps}x{self.taps}{stride}{groups}"
 
 
 class Pool(NamedTuple):
@@ -188,6 +192,19 @@ CONVOLUTIONS = [
     Conv("ResNet", 4, 7, 512, 512, 3),
     Conv("ResNet", 4, 56, 128, 128, 3, 2),  # the first block of each stage
     Conv("ResNet", 4, 14, 256, 1024, 1),
+]
+
+# Of grouped and depthwise convolutions; the other frameworks are not asked for these.
+GROUPED = [
+    # network, images, size, channels, filters, taps, stride, padding, groups
+    Conv("AlexNet", 4, 27, 96, 256, 5, 1, "SAME", 2),  # the paper's towers
+    Conv("AlexNet", 4, 13, 384, 384, 3, 1, "SAME", 2),
+    Conv("AlexNet", 4, 13, 384, 256, 3, 1, "SAME", 2),
+    Conv("ResNeXt", 4, 56, 128, 128, 3, 1, "SAME", 32),  # 32 paths of four channels
+    Conv("MobileNet", 4, 112, 32, 32, 3, 1, "SAME", 32),
+    Conv("MobileNet", 4, 56, 128, 128, 3, 1, "SAME", 128),
+    Conv("MobileNet", 4, 56, 128, 128, 3, 2, "SAME", 128),
+    Conv("MobileNet", 4, 14, 512, 512, 3, 1, "SAME", 512),
 ]
 
 POOLS = [

@@ -28,22 +28,25 @@ def normal(*sizes: Sequence[int]) -> list[NDArray]:
     return [generator.standard_normal(size, np.float32) for size in sizes]
 
 
-@layers(shapes.CONVOLUTIONS)
+@layers(shapes.CONVOLUTIONS + shapes.GROUPED)
 def test_conv2d(layer: shapes.Conv, compare: Callable[..., None]) -> None:
     x, w = normal(layer.x, layer.w)
-    compare("conv2d", layer, x, w, layer.stride, layer.padding, gflop=layer.gflop)
+    how = (layer.stride, layer.padding)
+    compare("conv2d", layer, x, w, *how, groups=layer.groups, gflop=layer.gflop)
 
 
-@layers(shapes.CONVOLUTIONS)
+@layers(shapes.CONVOLUTIONS + shapes.GROUPED)
 def test_conv2d_backprop_input(layer: shapes.Conv, compare: Callable[..., None]) -> None:
     w, dy = normal(layer.w, layer.y)
-    compare("conv2d_backprop_input", layer, layer.x, w, dy, layer.stride, layer.padding, gflop=layer.gflop)
+    how = (layer.stride, layer.padding)
+    compare("conv2d_backprop_input", layer, layer.x, w, dy, *how, groups=layer.groups, gflop=layer.gflop)
 
 
-@layers(shapes.CONVOLUTIONS)
+@layers(shapes.CONVOLUTIONS + shapes.GROUPED)
 def test_conv2d_backprop_filter(layer: shapes.Conv, compare: Callable[..., None]) -> None:
     x, dy = normal(layer.x, layer.y)
-    compare("conv2d_backprop_filter", layer, x, layer.w, dy, layer.stride, layer.padding, gflop=layer.gflop)
+    how = (layer.stride, layer.padding)
+    compare("conv2d_backprop_filter", layer, x, layer.w, dy, *how, groups=layer.groups, gflop=layer.gflop)
 
 
 @layers(shapes.DENSE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -27,9 +26,8 @@ class Convolution:
 
     names: of these two in error messages.
 
-    Groups of one input channel each are computed at once by a driver of their own, others one after another
-    by the driver that they would take alone: it reads and writes its channels where they lie. So `algorithm`
-    is chosen for one group.
+    `algorithm` is chosen for one group. Groups of one input channel have a driver of their own unless it is
+    Winograd's, which takes all groups one after another.
 
     The passes take C-contiguous arrays of one dtype and write into their first argument. `unpool` says that
     the output's gradient is that of a 2x2 pool behind the convolution: (bytes, scale), see pool_windows and
@@ -60,9 +58,6 @@ class Convolution:
         # What does not apply is an error even where nothing is computed.
         winograd = _algorithms.winograd(*self._choice)
         self._depthwise = groups > 1 and filter_shape[2] == 1 and filter_shape[3] > 0 and not winograd
-        self._group_work = self.multiply_adds // groups
-        if self._depthwise:
-            self._group_work = _DEPTHWISE * self.multiply_adds
 
     def forward(
         self,
@@ -81,7 +76,7 @@ class Convolution:
 
         gain [K]: of each filter, before the bias; not there for groups of one channel.
         """
-        n = threads.resolve(num_threads, self._group_work)
+        n, calls = self._calls("forward", num_threads)
         if not y.size:
             return
         driver, (v, u), x, filters = self._setting("forward", x, filters)
@@ -89,7 +84,7 @@ class Convolution:
         if self._depthwise:
             driver.correlate(y, x, filters, *how)
             return
-        for group in self._each_group():
+        for group in calls:
             driver.correlate(y, x, filters, *how, gain=gain, pools=pools, where=where, **group)
 
     def input_gradient(
@@ -104,7 +99,7 @@ class Convolution:
         unpool: tuple[NDArray, float] | None = None,
     ) -> None:
         """dx [N, H, W, C]; bias [C] and relu on top make it a transposed convolution."""
-        n = threads.resolve(num_threads, self._group_work)
+        n, calls = self._calls("input_gradient", num_threads)
         pooled = self._pooled(unpool)
         if not dx.size:
             return
@@ -116,7 +111,7 @@ class Convolution:
                 if self._depthwise:
                     driver.correlate(dx, dy, filters, None, False, v, u, True, n)
                     continue
-                for group in self._each_group():
+                for group in calls:
                     driver.correlate(dx, dy, filters, bias, relu, v, u, True, n, unpool=pooled, **group)
 
     def filter_gradient(
@@ -128,7 +123,7 @@ class Convolution:
         *,
         unpool: tuple[NDArray, float] | None = None,
     ) -> None:
-        n = threads.resolve(num_threads, self._group_work)
+        n, calls = self._calls("filter_gradient", num_threads)
         if not (x.size and dy.size):
             dw.fill(0)
             return
@@ -137,11 +132,17 @@ class Convolution:
         if self._depthwise:
             driver.filter_gradient(dw, x, dy, *sweeps, n)
             return
-        for group in self._each_group():
+        for group in calls:
             driver.filter_gradient(dw, x, dy, *sweeps, n, unpool=self._pooled(unpool), **group)
 
-    def _each_group(self) -> Iterator[dict[str, int]]:
-        return ({"group": group, "groups": self.groups} for group in range(self.groups))
+    def _calls(self, computes: str, num_threads: int | None) -> tuple[int, list[dict[str, int]]]:
+        """The number of threads, and the groups' keywords of each call of the driver."""
+        if self._depthwise:
+            return threads.resolve(num_threads, _DEPTHWISE * self.multiply_adds), [{}]
+        calls = [{"groups": self.groups}]
+        if self.groups > 1 and _algorithms.winograd(*self._choice, computes):
+            calls = [{"group": group, "groups": self.groups} for group in range(self.groups)]
+        return threads.resolve(num_threads, self.multiply_adds // len(calls)), calls
 
     def _setting(
         self, computes: str, x: NDArray, filters: NDArray

@@ -702,7 +702,7 @@ def test_kernels_and_outputs_as_in_keras(layer, input_shape, kernel, bias, outpu
 
 
 def test_groups_computed_apart():
-    """The two towers are two convolutions side by side; chains with pooling are of ungrouped layers."""
+    """The two towers are two nets side by side, though these are computed as chains with their pools."""
     x = np.random.default_rng(2).standard_normal((3, 6, 6, 4))
     towers = model([Conv2D(6, 3, groups=2, activation="relu"), MaxPooling2D(2)], (6, 6, 4))
     kernel, bias = np.split(towers.get_weights()[0], 2, axis=3), np.split(np.arange(-3.0, 3), 2)

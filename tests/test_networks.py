@@ -236,6 +236,7 @@ SMALL = {
         models.LeNet5, 5, (32, 32, 3), activation="relu", pooling="max", learning_rate=0.01
     ),
     "AlexNet": functools.partial(models.AlexNet, 5, (67, 67, 3)),
+    "AlexNet in towers": functools.partial(models.AlexNet, 5, (67, 67, 3), groups=2, learning_rate=1e-4),
     "AlexNet without lrn": functools.partial(models.AlexNet, 5, (67, 67, 3), lrn=False, learning_rate=1e-4),
     "GoogLeNet": functools.partial(models.GoogLeNet, 5, (33, 32, 3)),
     "GoogLeNet with auxiliaries": functools.partial(models.GoogLeNet, 5, (65, 66, 3), auxiliary=True),

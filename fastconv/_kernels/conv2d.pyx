@@ -61,38 +61,40 @@ cdef struct Job:
     Images x                          # source
     fc_index yh, yw, k                # of the result (filter_gradient: of the output's gradient)
     Axis v, u                         # vertical, horizontal
-    fc_index depth                    # taps * channels: the length of a window
+    fc_index channel_groups        # groups of channels, each a convolution of its own
+    fc_index depth                    # taps * channels of a group: the length of a window
     Panels panels
     # units
     fc_index images, rows, columns    # of a whole unit
     fc_index units_n, units_v, units_u, units
-    bint copies                       # the source is copied, into [images][buffer_h][buffer_w][channels]
+    bint copies                       # the source is copied, into [images][buffer_h][buffer_w][pixel]
     fc_index buffer_h, buffer_w, buffer_bytes
     fc_index *row                     # [images * rows * columns] source offset of a unit's pixel
     fc_index *place                   # [the same] result offset
     fc_index *col                     # [depth] source offset of (tap, channel) from a pixel
     # correlate
-    char *y                           # [n][yh][yw][y_pixel], of which k channels
+    char *y                           # [n][yh][yw][y_pixel], the channels of all groups
     fc_index y_pixel
     uint8_t *where                    # the same of a pool's bytes
     bint pools                        # y is the 2x2 pool of the result
-    const char *filters               # HWI[filter_k], of which one group
+    const char *filters               # HWI[filter_k], the output channels of all groups
     fc_index filter_k
     bint in_place                     # whole panels of the filters are not packed
-    char *packed
+    char *packed                      # [groups of channels]
+    fc_index packed_bytes
     const char *gain
     const char *bias
     int flags
     bint transposed                   # filters' output channels are the source's channels
     fc_index filter_w
-    fc_index groups                   # of panels, each a task of its own
+    fc_index groups                   # of panels, of any group of channels, each a task of its own
     bint few                          # result channels, or pixels: dots
     fc_index run                      # window elements that lie side by side in the source
     # filter_gradient
     Images dy
     fc_index chunks, parts            # of the units, of the window's elements
-    char *dw                          # [depth][filter_k], of which k columns
-    char *partial                     # [chunks - 1][depth][k]
+    char *dw                          # [depth][filter_k]
+    char *partial                     # [chunks - 1][depth][filter_k]
 
 cdef struct Unit:
     fc_index n0, r0, q0               # first image, row, column
@@ -111,7 +113,7 @@ cdef inline fc_index span(const Axis *a, fc_index count) noexcept nogil:
 
 
 cdef void plan_units(Job *job) noexcept nogil:
-    cdef fc_index columns = job.u.count, rows = job.v.count, per_image = rows * columns, row_bytes = job.x.c * job.size
+    cdef fc_index columns = job.u.count, rows = job.v.count, per_image = rows * columns, row_bytes = job.x.pixel * job.size
     job.columns = columns
     job.rows = 1
     if not job.pools:
@@ -143,7 +145,6 @@ cdef int fill_tables(Job *job) except -1:
     cdef fc_index pixels = job.images * job.rows * job.columns
     cdef fc_index pitch = job.buffer_w if job.copies else job.x.w
     cdef fc_index lines = job.buffer_h if job.copies else job.x.h
-    cdef fc_index step = job.x.c if job.copies else job.x.pixel
     cdef fc_index image, r, q, a, b, channel, i = 0
     job.row = <fc_index *>malloc((2 * pixels + job.depth + 1) * sizeof(fc_index))
     if job.row == NULL:
@@ -153,7 +154,7 @@ cdef int fill_tables(Job *job) except -1:
     for image in range(job.images):
         for r in range(job.rows):
             for q in range(job.columns):
-                job.row[i] = ((image * lines + r * job.v.step) * pitch + q * job.u.step) * step
+                job.row[i] = ((image * lines + r * job.v.step) * pitch + q * job.u.step) * job.x.pixel
                 job.place[i] = ((image * job.yh + r * job.v.place_step) * job.yw + q * job.u.place_step) * job.y_pixel
                 if job.pools:  # first into scratch memory
                     job.place[i] = i * job.k
@@ -162,7 +163,7 @@ cdef int fill_tables(Job *job) except -1:
     for a in range(job.v.taps):
         for b in range(job.u.taps):
             for channel in range(job.x.c):
-                job.col[i] = (job.v.offset[a] * pitch + job.u.offset[b]) * step + channel
+                job.col[i] = (job.v.offset[a] * pitch + job.u.offset[b]) * job.x.pixel + channel
                 i += 1
     return 0
 
@@ -188,7 +189,7 @@ cdef void free_job(Job *job) noexcept nogil:
 cdef Unit open_unit(const Job *job, fc_index index, char *buffer) noexcept nogil:
     """The unit's addresses; copies its source into the buffer where windows reach over the border."""
     cdef Unit unit
-    cdef fc_index i, top, left, pixel_bytes = job.x.c * job.size
+    cdef fc_index i, top, left, pixel_bytes = job.x.pixel * job.size
     unit.q0 = index % job.units_u * job.columns
     unit.r0 = index // job.units_u % job.units_v * job.rows
     unit.n0 = index // (job.units_u * job.units_v) * job.images
@@ -198,28 +199,34 @@ cdef Unit open_unit(const Job *job, fc_index index, char *buffer) noexcept nogil
     unit.pixels = unit.images * unit.rows * unit.columns
     top, left = job.v.origin + unit.r0 * job.v.step, job.u.origin + unit.q0 * job.u.step
     if not job.copies:
-        unit.x = job.x.data + ((unit.n0 * job.x.h + top) * job.x.w + left) * job.x.pixel * job.size
+        unit.x = job.x.data + ((unit.n0 * job.x.h + top) * job.x.w + left) * pixel_bytes
         return unit
     unit.x = buffer
     for i in range(unit.images):
         copy_window(job.fc, buffer + i * job.buffer_h * job.buffer_w * pixel_bytes, &job.x, unit.n0 + i, top, left,
-                    span(&job.v, unit.rows), job.buffer_w, 0, job.x.c)
+                    span(&job.v, unit.rows), job.buffer_w, 0, job.x.pixel)
     return unit
 
 
 # ------------------------------------------------------------------------------------------------ correlate
 
+cdef inline const char *group_filters(const Job *job, fc_index group) noexcept nogil:
+    return job.filters + group * (job.x.c if job.transposed else job.k) * job.size
+
+
 cdef void pack_tap(const Job *job, fc_index task) noexcept nogil:
-    """One tap of one panel of the filters."""
-    cdef fc_index panel = task // (job.v.taps * job.u.taps), t = task % (job.v.taps * job.u.taps)
+    """One tap of one panel of one group's filters."""
+    cdef fc_index taps = job.v.taps * job.u.taps, t = task % taps, panel = task // taps % job.panels.count
+    cdef fc_index group = task // (taps * job.panels.count)
     cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
     cdef fc_index n = panel_channels(&job.panels, first, first + width), j
     cdef fc_index tap = job.v.tap[t // job.u.taps] * job.filter_w + job.u.tap[t % job.u.taps]
-    cdef const char *w = job.filters + tap * (job.k if job.transposed else job.x.c) * job.filter_k * job.size
-    cdef char *b = job.packed + (job.depth * first + t * job.x.c * width) * job.size
+    cdef const char *w = group_filters(job, group) + tap * (job.k if job.transposed else job.x.c) * job.filter_k * job.size
+    cdef char *packed = job.packed + group * job.packed_bytes
+    cdef char *b = packed + (job.depth * first + t * job.x.c * width) * job.size
     if job.few:
         for j in range(job.k):
-            b = job.packed + (job.depth * j + t * job.x.c) * job.size
+            b = packed + (job.depth * j + t * job.x.c) * job.size
             if job.transposed:
                 job.fc.pack(b, w + j * job.filter_k * job.size, job.x.c, 1, 1, 1, 0)
             else:
@@ -230,22 +237,28 @@ cdef void pack_tap(const Job *job, fc_index task) noexcept nogil:
         job.fc.pack(b, w + first * job.size, job.x.c, n, width, job.filter_k, 1)
 
 
-cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index panel) noexcept nogil:
-    """One panel of a unit's result, block of the window by block."""
+cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc_index panel) noexcept nogil:
+    """One panel of one group of a unit's result, block of the window by block."""
     cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
     cdef fc_index n = panel_channels(&job.panels, first, first + width), ldb = width, p = 0, depth, flags
-    cdef const char *b = job.packed + job.depth * first * job.size
-    if job.in_place and n == width:
-        b, ldb = job.filters + first * job.size, job.filter_k
+    cdef const char *x = unit.x + group * job.x.c * job.size
+    cdef const char *b = job.packed + group * job.packed_bytes + job.depth * first * job.size
+    cdef const char *gain = at_element(job.gain, group * job.k + first, job.size)
+    cdef const char *bias = at_element(job.bias, group * job.k + first, job.size)
+    if job.in_place and n == width and not job.few:
+        b, ldb = group_filters(job, group) + first * job.size, job.filter_k
+    y += (group * job.k + first) * job.size
+    if job.few:
+        job.fc.dots(y, job.place, x, job.row, unit.pixels, job.col, job.depth, job.run, b, n, gain, bias, job.flags)
+        return
     while True:
         # The first block overwrites, the last one finishes with gain, bias and activation.
         depth = min(max(1, KC_BYTES // (width * job.size)), job.depth - p)
         flags = FC_ACCUMULATE if p > 0 else 0
         if p + depth == job.depth:
             flags |= job.flags
-        job.fc.gemm(y + first * job.size, job.place, unit.x, job.row, unit.pixels, job.col + p, depth, b + p * ldb * job.size,
-                    ldb, width // job.fc.vl, n, at_element(job.gain, first, job.size),
-                    at_element(job.bias, first, job.size), flags)
+        job.fc.gemm(y, job.place, x, job.row, unit.pixels, job.col + p, depth, b + p * ldb * job.size, ldb, width // job.fc.vl, n,
+                    gain, bias, flags)
         p += depth
         if p >= job.depth:
             break
@@ -253,41 +266,35 @@ cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index panel) no
 
 cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept nogil:
     cdef Unit unit = open_unit(job, task // job.groups, buffer)
-    cdef fc_index group = task % job.groups, i, panel, at
-    cdef fc_index first_panel = group * job.panels.count // job.groups, last_panel = (group + 1) * job.panels.count // job.groups
-    cdef fc_index first = panel_start(&job.panels, first_panel)
-    cdef fc_index n = panel_channels(&job.panels, first, panel_start(&job.panels, last_panel))
+    cdef fc_index first, n, group = task % job.groups, all_panels = job.channel_groups * job.panels.count, i, item, at
+    cdef fc_index first_item = group * all_panels // job.groups, last_item = (group + 1) * all_panels // job.groups
     cdef char *dense = buffer + job.buffer_bytes
     cdef char *y = dense
     if not job.pools:
         y = job.y + (((unit.n0 * job.yh + job.v.place + unit.r0 * job.v.place_step) * job.yw
                       + job.u.place + unit.q0 * job.u.place_step) * job.y_pixel) * job.size
-    if job.few:
-        job.fc.dots(y + first * job.size, job.place, unit.x, job.row, unit.pixels, job.col, job.depth, job.run,
-                    job.packed + first * job.depth * job.size, n, at_element(job.gain, first, job.size),
-                    at_element(job.bias, first, job.size), job.flags)
-    else:
-        for panel in range(first_panel, last_panel):
-            multiply(job, &unit, y, panel)
-    if job.pools:
+    for item in range(first_item, last_item):
+        multiply(job, &unit, y, item // job.panels.count, item % job.panels.count)
+    if job.pools:  # of one group of channels
+        first = panel_start(&job.panels, first_item)
+        n = panel_channels(&job.panels, first, panel_start(&job.panels, last_item))
         for i in range(unit.images):
-            at = (((unit.n0 + i) * job.yh + unit.r0 // 2) * job.yw + unit.q0 // 2) * job.y_pixel + first
-            job.fc.pool_windows(job.y + at * job.size, job.where + at if job.where != NULL else NULL, job.yw * job.y_pixel,
-                                job.y_pixel, dense + (i * unit.rows * unit.columns * job.k + first) * job.size,
-                                unit.columns * job.k, job.k,
+            at = (((unit.n0 + i) * job.yh + unit.r0 // 2) * job.yw + unit.q0 // 2) * job.k + first
+            job.fc.pool_windows(job.y + at * job.size, job.where + at if job.where != NULL else NULL, job.yw * job.k, job.k,
+                                dense + (i * unit.rows * unit.columns * job.k + first) * job.size, unit.columns * job.k, job.k,
                                 min(unit.rows, 2 * job.yh - unit.r0), min(unit.columns, 2 * job.yw - unit.q0), n)
 
 
 cdef int run_correlate(Job *job, int num_threads) except -1:
-    cdef fc_index i, taps = job.v.taps * job.u.taps, tasks, run, pixels, pack_tasks = taps * job.panels.count
+    cdef fc_index i, taps = job.v.taps * job.u.taps, tasks, run, pixels, pack_tasks = taps * job.panels.count * job.channel_groups
     cdef fc_index packed_bytes, thread_bytes
     cdef bint wide
     cdef Block block
     cdef char *data
-    job.groups = min(job.panels.count, ceil_div(TASKS, max(job.units, 1)))
+    job.groups = min(job.channel_groups * job.panels.count, ceil_div(TASKS, max(job.units, 1)))
     tasks = job.units * job.groups
     run = run_of_tasks(tasks, num_threads)
-    job.run = job.x.c * job.u.taps if job.u.extent == job.u.taps and (job.copies or job.x.pixel == job.x.c) else job.x.c
+    job.run = job.x.c * job.u.taps if job.u.extent == job.u.taps and job.x.pixel == job.x.c else job.x.c
     job.few = FEW * job.k <= job.fc.vl <= job.run
     pixels = job.x.n * job.v.count * job.u.count
     if job.transposed and taps == 1 and pixels <= FEW_PIXELS and job.filter_k == job.x.c:
@@ -295,7 +302,8 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
         job.few, pack_tasks = True, 0
     wide = job.fc.max_vectors * job.fc.vl * job.size >= LEAST_ROW_BYTES
     job.in_place = not job.transposed and pixels <= (PIXELS_TO_PACK if wide else FEW_PIXELS)
-    packed_bytes = whole_lines(job.depth * job.panels.vectors * job.fc.vl * job.size) if pack_tasks else 0
+    job.packed_bytes = whole_lines(job.depth * job.panels.vectors * job.fc.vl * job.size)
+    packed_bytes = job.channel_groups * job.packed_bytes if pack_tasks else 0
     thread_bytes = job.buffer_bytes
     if job.pools:
         thread_bytes += whole_lines(job.images * job.rows * job.columns * job.k * job.size)
@@ -314,34 +322,33 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
 
 def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :, :, ::1] filters, const real[::1] bias,
               bint relu, vertical, horizontal, bint transposed, int num_threads, *, const real[::1] gain=None, bint pools=False,
-              uint8_t[:, :, :, ::1] where=None, unpool=None, fc_index group=0, fc_index groups=1):
+              uint8_t[:, :, :, ::1] where=None, unpool=None, fc_index groups=1):
     """y = the correlation of x with HWIO filters along two geometry.Sweeps, * gain, + bias (or None), relu.
 
     Only the result pixels that the sweeps name are written.  transposed: x has the filters' output channels and y their
     input channels.  pools: y is the 2x2 max pool of that, and where its bytes if they are wanted; the sweeps are a forward
-    pass'.  unpool: (where, scale, height, width) if x is the gradient of such a pool's results.  group: of `groups` equal ones
-    of the channels of x and of y and of the filters' output channels, the only one that this call reads and writes.
+    pass'.  unpool: (where, scale, height, width) if x is the gradient of such a pool's results.  groups: of the channels of x
+    and of y and of the filters' output channels, in order, each correlated by itself; with a pool one.
     """
     cdef Job job
-    cdef fc_index k = y.shape[3] // groups
     memset(&job, 0, sizeof(Job))
     read_images(&job.x, <const char *>&x[0, 0, 0, 0], sizeof(real), unpool, x.shape[0], x.shape[1], x.shape[2], x.shape[3],
-                group, groups)
-    job.y, job.yh, job.yw, job.y_pixel = <char *>(&y[0, 0, 0, 0] + group * k), y.shape[1], y.shape[2], y.shape[3]
-    job.pools = pools
+                0, groups)
+    job.y, job.yh, job.yw, job.y_pixel = <char *>&y[0, 0, 0, 0], y.shape[1], y.shape[2], y.shape[3]
+    job.channel_groups, job.pools = groups, pools
     if where is not None:
-        job.where = &where[0, 0, 0, 0] + group * k
-    job.filters = <const char *>(&filters[0, 0, 0, 0] + group * (filters.shape[3] // groups))
+        job.where = &where[0, 0, 0, 0]
+    job.filters = <const char *>&filters[0, 0, 0, 0]
     job.filter_w, job.filter_k, job.transposed = filters.shape[1], filters.shape[3], transposed
     job.flags = FC_RELU if relu else 0
     if gain is not None:
-        job.gain = <const char *>(&gain[0] + group * k)
+        job.gain = <const char *>&gain[0]
         job.flags |= FC_GAIN
     if bias is not None:
-        job.bias = <const char *>(&bias[0] + group * k)
+        job.bias = <const char *>&bias[0]
         job.flags |= FC_BIAS
     try:
-        plan(&job, sizeof(real), k, vertical, horizontal)
+        plan(&job, sizeof(real), y.shape[3] // groups, vertical, horizontal)
         run_correlate(&job, num_threads)
     finally:
         free_job(&job)
@@ -349,10 +356,11 @@ def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :,
 
 # ------------------------------------------------------------------------------------------------ filter gradient
 
-cdef const char *gradient_rows(const Job *job, const Unit *unit, fc_index first, fc_index width, char *packed,
+cdef const char *gradient_rows(const Job *job, const Unit *unit, fc_index group, fc_index panel, char *packed,
                                fc_index *ldb) noexcept nogil:
-    """The unit's pixels of channels first .. first + width - 1 of dy, as rows that gemm can read."""
-    cdef fc_index n = panel_channels(&job.panels, first, first + width), i, at
+    """The unit's pixels of one panel of one group of dy's channels, as rows that gemm can read."""
+    cdef fc_index start = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - start
+    cdef fc_index n = panel_channels(&job.panels, start, start + width), first = group * job.k + start, i, at
     cdef const char *b
     ldb[0] = width
     if job.dy.where != NULL:
@@ -376,56 +384,49 @@ cdef void filter_gradient_task(const Job *job, const fc_index *dw_row, fc_index 
     cdef fc_index part = task % job.parts, group = task // job.parts % job.groups, chunk = task // (job.parts * job.groups)
     cdef fc_index p0 = part * job.depth // job.parts, p1 = (part + 1) * job.depth // job.parts
     cdef fc_index first_unit = chunk * job.units // job.chunks, last_unit = (chunk + 1) * job.units // job.chunks
-    cdef char *dw = job.dw if chunk == 0 else job.partial + (chunk - 1) * job.depth * job.k * job.size
+    cdef char *dw = job.dw if chunk == 0 else job.partial + (chunk - 1) * job.depth * job.filter_k * job.size
     cdef const char *b
-    cdef fc_index index, panel, first, width, ldb
+    cdef fc_index index, item, panel, channels, first, width, ldb, all_panels = job.channel_groups * job.panels.count
     cdef Unit unit
-    if chunk > 0:  # whose rows are k apart
-        dw_row += job.depth
     for index in range(first_unit, last_unit):
         unit = open_unit(job, index, buffer)
-        for panel in range(group * job.panels.count // job.groups, (group + 1) * job.panels.count // job.groups):
+        for item in range(group * all_panels // job.groups, (group + 1) * all_panels // job.groups):
+            channels, panel = item // job.panels.count, item % job.panels.count
             first = panel_start(&job.panels, panel)
             width = panel_start(&job.panels, panel + 1) - first
-            b = gradient_rows(job, &unit, first, width, buffer + job.buffer_bytes, &ldb)
-            job.fc.gemm(dw + first * job.size, dw_row + p0, unit.x, job.col + p0, p1 - p0, job.row, unit.pixels, b, ldb,
-                        width // job.fc.vl, panel_channels(&job.panels, first, first + width), NULL, NULL,
-                        FC_ACCUMULATE if index > first_unit else 0)
+            b = gradient_rows(job, &unit, channels, panel, buffer + job.buffer_bytes, &ldb)
+            job.fc.gemm(dw + (channels * job.k + first) * job.size, dw_row + p0, unit.x + channels * job.x.c * job.size,
+                        job.col + p0, p1 - p0, job.row, unit.pixels, b, ldb, width // job.fc.vl,
+                        panel_channels(&job.panels, first, first + width), NULL, NULL, FC_ACCUMULATE if index > first_unit else 0)
 
 
 cdef void add_chunks(const Job *job, fc_index piece) noexcept nogil:
     """One of TASKS pieces of the gradient: the chunks' partial results, in order."""
-    cdef fc_index count = job.depth * job.k, chunk, at, n, last = (piece + 1) * count // TASKS
-    cdef fc_index run = count if job.filter_k == job.k else job.k  # elements that lie side by side in dw
+    cdef fc_index count = job.depth * job.filter_k, chunk
+    cdef fc_index first = piece * count // TASKS, last = (piece + 1) * count // TASKS
     for chunk in range(1, job.chunks):
-        at = piece * count // TASKS
-        while at < last:
-            n = min(last - at, run - at % run)
-            job.fc.add(job.dw + (at // run * job.filter_k + at % run) * job.size,
-                       job.partial + ((chunk - 1) * count + at) * job.size, n)
-            at += n
+        job.fc.add(job.dw + first * job.size, job.partial + ((chunk - 1) * count + first) * job.size, last - first)
 
 
 cdef int run_filter_gradient(Job *job, int num_threads) except -1:
-    cdef fc_index i, splits, gradient_bytes = job.depth * job.k * job.size, partial_bytes, thread_bytes
+    cdef fc_index i, splits, gradient_bytes = job.depth * job.filter_k * job.size, partial_bytes, thread_bytes
     cdef fc_index *dw_row
     cdef Block block
     cdef char *data
     job.chunks = max(1, min(min(job.units, TASKS), 1 + PARTIAL_BYTES // gradient_bytes))
     splits = ceil_div(TASKS, job.chunks)
-    job.groups = min(job.panels.count, splits)
+    job.groups = min(job.channel_groups * job.panels.count, splits)
     job.parts = min(ceil_div(splits, job.groups), job.depth)
     partial_bytes = whole_lines((job.chunks - 1) * gradient_bytes)
     thread_bytes = job.buffer_bytes + whole_lines(
         job.images * job.rows * job.columns * job.fc.max_vectors * job.fc.vl * job.size)
-    block = scratch(partial_bytes + num_threads * thread_bytes + 2 * job.depth * sizeof(fc_index))
+    block = scratch(partial_bytes + num_threads * thread_bytes + job.depth * sizeof(fc_index))
     data = block.data
     job.partial = data
     dw_row = <fc_index *>(data + partial_bytes + num_threads * thread_bytes)
     with nogil:
         for i in range(job.depth):
             dw_row[i] = i * job.filter_k
-            dw_row[job.depth + i] = i * job.k
         with parallel(num_threads=num_threads):
             for i in prange(job.chunks * job.groups * job.parts, schedule="dynamic"):
                 filter_gradient_task(job, dw_row, i, data + partial_bytes + threadid() * thread_bytes)
@@ -435,19 +436,20 @@ cdef int run_filter_gradient(Job *job, int num_threads) except -1:
 
 
 def filter_gradient(real[:, :, :, ::1] dw, const real[:, :, :, ::1] x, const real[:, :, :, ::1] dy, vertical, horizontal,
-                    int num_threads, *, unpool=None, fc_index group=0, fc_index groups=1):
+                    int num_threads, *, unpool=None, fc_index groups=1):
     """dw (HWIO) of the convolution of x along two geometry.Sweeps with the output gradient dy.
 
     unpool: (where, scale, height, width) if dy is the gradient of the 2x2 pool of the convolution's height x width results.
-    group, groups: as for correlate.
+    groups: as for correlate.
     """
     cdef Job job
     memset(&job, 0, sizeof(Job))
     read_images(&job.x, <const char *>&x[0, 0, 0, 0], sizeof(real), None, x.shape[0], x.shape[1], x.shape[2], x.shape[3],
-                group, groups)
+                0, groups)
     read_images(&job.dy, <const char *>&dy[0, 0, 0, 0], sizeof(real), unpool, dy.shape[0], dy.shape[1], dy.shape[2], dy.shape[3],
-                group, groups)
-    job.dw, job.filter_k, job.yh, job.yw = <char *>(&dw[0, 0, 0, 0] + group * job.dy.c), dw.shape[3], job.dy.h, job.dy.w
+                0, groups)
+    job.dw, job.filter_k, job.yh, job.yw = <char *>&dw[0, 0, 0, 0], dw.shape[3], job.dy.h, job.dy.w
+    job.channel_groups = groups
     try:
         plan(&job, sizeof(real), job.dy.c, vertical, horizontal)
         run_filter_gradient(&job, num_threads)
