@@ -5,8 +5,8 @@ An .npz archive, which `numpy.load` reads too:
     conv2d/kernel.npy, conv2d/bias.npy, ...    one entry per parameter, in the model's dtype
     fastconv.npy                               JSON text: format, version, class of the model
 
-or, where the path ends in .safetensors, a file of that format with the same names and the same JSON text in
-its metadata; this needs the package safetensors (extra `weights`).
+or, where the path ends in .safetensors, a file of that format with the same names and, in its metadata, the
+same JSON text with the CRC-32 of each array; this needs the package safetensors (extra `weights`).
 
 A file is written beside its target, flushed to the disk and renamed over it: at whatever moment the writer is
 killed, the old file is there or the new one, whole.
@@ -20,6 +20,7 @@ import json
 import os
 import secrets
 import zipfile
+import zlib
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -118,10 +119,12 @@ def _read_npz(file: BinaryIO, wanted: Container[str]) -> tuple[str, Entries]:
 
 
 def _write_safetensors(file: BinaryIO, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-    """With one word of metadata, for the package writes several in no certain order."""
+    """The format has no checksums, as ZIP has: they go into the text."""
     from safetensors.numpy import save
 
-    file.write(save(dict(arrays), {_META: json.dumps(meta)}))
+    checksums = {name: zlib.crc32(array) for name, array in arrays.items()}
+    # One entry of metadata: the package writes several in no certain order.
+    file.write(save(dict(arrays), {_META: json.dumps({**meta, "crc32": checksums})}))
 
 
 def _read_safetensors(file: BinaryIO, wanted: Container[str]) -> tuple[str, Entries]:
@@ -136,6 +139,9 @@ def _read_safetensors(file: BinaryIO, wanted: Container[str]) -> tuple[str, Entr
         _check(meta["format"], meta["version"])
         names = content.keys()
         entries = {name: content.get_tensor(name) if name in wanted else None for name in names}
+    for name, array in entries.items():
+        if array is not None and zlib.crc32(array) != meta["crc32"].get(name):
+            raise ValueError(f"the checksum of {name} differs")
     return str(meta["model"]), entries
 
 

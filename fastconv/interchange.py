@@ -10,8 +10,9 @@
 PyTorch flattens images as C, H, W and fastconv as H, W, C: what stands behind a Flatten takes its rows in the
 other order. Keras' arrays have fastconv's layouts already.
 
-What belongs to what is a matter of order alone: the i-th module with weights is the i-th layer with weights,
-as `net.members()` counts them. Everything is checked before anything is changed.
+What belongs to what is a matter of order: the i-th module with weights is the i-th layer with weights, as
+`net.members()` counts them. Names count only where a model knows those of its peer. Everything is checked
+before anything is changed.
 """
 
 from __future__ import annotations

@@ -199,9 +199,13 @@ def test_truncated_files(saved, tmp_path):
         check_refused(cut, "is damaged or not a fastconv checkpoint")
 
 
-def test_flipped_bytes_are_found_or_harmless(saved, tmp_path):
-    whole, target = classifier(seed=1).net.parameters, tmp_path / "flipped"
-    content = saved.read_bytes()
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_flipped_bytes_are_found_or_harmless(tmp_path, suffix):
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors", reason="needs safetensors")
+    whole, target = classifier(seed=1).net.parameters, tmp_path / f"flipped{suffix}"
+    classifier(seed=1).save(target)
+    content = target.read_bytes()
     rng = random.Random(0)
     for _ in range(400):
         damaged = bytearray(content)
@@ -345,16 +349,18 @@ def test_foreign_safetensors(safetensors, tmp_path):
     path = tmp_path / "torch.safetensors"
     arrays = {name: view.copy() for name, view in classifier().net.weights.items()}
     meta = json.dumps({"format": "fastconv checkpoint", "version": 2, "model": "A"})
+    same = json.dumps({"format": "fastconv checkpoint", "version": 1, "model": "A", "crc32": {}})
     for words, reason in (
         (None, "its metadata names another maker"),
         ({"format": "pt"}, r"weights of PyTorch: load_torch_state_dict"),
         ({"fastconv": meta}, "it is a 'fastconv checkpoint' of version 2, not 1"),
+        ({"fastconv": same}, "the checksum of .* differs"),
     ):
         safetensors.save_file(arrays, path, words)
         check_refused(path, reason)
     arrays["dense/bias"] = np.ones(4, np.float32)
     arrays["extra"] = arrays.pop("conv2d/bias")
-    safetensors.save_file(arrays, path, {"fastconv": meta.replace("2", "1")})
+    checkpoints.save(path, arrays, "A")
     check_refused(path, "conv2d/bias is missing\n- dense/bias has shape .*\n- extra is not a parameter")
 
 
