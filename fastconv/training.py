@@ -158,7 +158,7 @@ class Classifier:
 
         Layouts are translated, the first dense layer behind a Flatten from PyTorch's order too; float arrays
         are cast. TypeError if state is no dictionary; ValueError that lists every array that is missing, left
-        over or of another shape or kind. Then nothing has changed.
+        over or of another shape or kind, or says that state is sorted by name. Then nothing has changed.
         """
         interchange.load_torch_state_dict(self.net, state, self.torch_names)
         self.optimizer.reset()
