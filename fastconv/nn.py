@@ -611,7 +611,7 @@ def concat(values: Sequence[ArrayLike], axis: int = -1, *, num_threads: int | No
         )
     sizes = [part.shape[-1] for part in parts]
     y = memory.empty((*parts[0].shape[:-1], sum(sizes)), parts[0].dtype)
-    _copy_parts(y, parts, join=True, num_threads=num_threads)
+    _for_each_part(_elementwise.join, y, parts, num_threads)
     return y
 
 
@@ -632,7 +632,7 @@ def split(
     arguments.choice("axis", axis, (-1, x.ndim - 1))
     sizes = _split_sizes(num_or_size_splits, x.shape[-1])
     parts = [memory.empty((*x.shape[:-1], size), x.dtype) for size in sizes]
-    _copy_parts(x, parts, join=False, num_threads=num_threads)
+    _for_each_part(_elementwise.split, x, parts, num_threads)
     return parts
 
 
@@ -653,13 +653,14 @@ def _split_sizes(wanted: Any, channels: int) -> list[int]:
     return sizes
 
 
-def _copy_parts(whole: NDArray, parts: Sequence[NDArray], join: bool, num_threads: int | None) -> None:
-    """Copy the parts into the whole (join) or out of it."""
+def _for_each_part(
+    copy: Callable[..., None], whole: NDArray, parts: Sequence[NDArray], num_threads: int | None
+) -> None:
+    """copy(whole, part, the part's first channel in the whole, threads)"""
     first = 0
     for part in parts:
         if part.size:
-            n = threads.resolve(num_threads, part.size * PASS)
-            _elementwise.copy_channels(_rows(whole), _rows(part), first, join, n)
+            copy(_rows(whole), _rows(part), first, threads.resolve(num_threads, part.size * PASS))
         first += part.shape[-1]
 
 

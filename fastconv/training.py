@@ -7,14 +7,14 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from fastconv import _arguments as arguments
-from fastconv import checkpoints, losses, nn
+from fastconv import checkpoints, interchange, losses, nn
 from fastconv.layers import AuxiliaryClassifier, BatchNormalization, Dropout, Sequential
 
 # Examples that pass through the net at once where nothing is trained: enough work to share among cores, while
@@ -57,7 +57,11 @@ class Classifier:
 
     keep_prob, in (0, 1], is the probability with which dropout keeps an element. It goes to the layers in
     `dropouts`: all Dropout layers of the net unless a model says otherwise.
+
+    torch_names: the modules of the PyTorch model that people share weights of, in the order of the layers.
     """
+
+    torch_names: Sequence[str] = ()
 
     def __init__(self, net: Sequential, optimizer: Optimizer, name: str) -> None:
         if net.rng is None:
@@ -140,12 +144,42 @@ class Classifier:
         return history
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all weights to exactly this path; a kill at any moment leaves the old file or the new."""
+        """Write all weights to exactly this path; a kill at any moment leaves the old file or the new.
+
+        A name that ends in ".safetensors" makes a file of that format (extra `weights`), any other an npz.
+        """
         checkpoints.save(path, self.net.weights, type(self).__name__)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Read what `save` wrote and reset the optimizer; ValueError, and no change, if it does not fit."""
         checkpoints.load(path, self.net.weights)
+        self.optimizer.reset()
+
+    def load_torch_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the weights of a PyTorch model of the same structure, and reset the optimizer.
+
+        state: what its `state_dict()` returns, or the same with NumPy arrays: {"conv1.weight": [O, I, kh,
+            kw], "conv1.bias": [O], "bn1.weight": [O], "bn1.running_mean": [O], "fc.weight": [O, I], ...} in
+            the order of this model's layers (a Concatenate's branches in their order, a Residual's shortcut
+            behind its branch), whatever the names. torchvision's ResNets are known by their names, in any
+            order.
+
+        Layouts are translated, the first dense layer behind a Flatten from PyTorch's order too; float arrays
+        are cast. TypeError if state is no dictionary; ValueError that lists every array that is missing, left
+        over or of another shape or kind, or says that state is sorted by name. Then nothing has changed.
+        """
+        interchange.load_torch_state_dict(self.net, state, self.torch_names)
+        self.optimizer.reset()
+
+    def load_keras_weights(self, weights: Sequence[Any]) -> None:
+        """Take the weights of a Keras model of the same structure, and reset the optimizer.
+
+        weights: what its `get_weights()` returns: kernel [kh, kw, I, O] or [I, O] and bias [O] of each layer;
+            gamma, beta, moving mean and moving variance, [O] each; in the order of this model's layers.
+
+        Errors as for load_torch_state_dict.
+        """
+        interchange.load_keras_weights(self.net, weights)
         self.optimizer.reset()
 
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:

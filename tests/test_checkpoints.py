@@ -199,9 +199,13 @@ def test_truncated_files(saved, tmp_path):
         check_refused(cut, "is damaged or not a fastconv checkpoint")
 
 
-def test_flipped_bytes_are_found_or_harmless(saved, tmp_path):
-    whole, target = classifier(seed=1).net.parameters, tmp_path / "flipped"
-    content = saved.read_bytes()
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_flipped_bytes_are_found_or_harmless(tmp_path, suffix):
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors", reason="needs safetensors")
+    whole, target = classifier(seed=1).net.parameters, tmp_path / f"flipped{suffix}"
+    classifier(seed=1).save(target)
+    content = target.read_bytes()
     rng = random.Random(0)
     for _ in range(400):
         damaged = bytearray(content)
@@ -294,3 +298,83 @@ def test_paths_that_cannot_be(tmp_path):
     with pytest.raises(IsADirectoryError, match="path must be a file"):
         model.save(tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+# ---- safetensors, the same promises in another format ----
+
+
+@pytest.fixture
+def safetensors():
+    return pytest.importorskip("safetensors.numpy", reason="needs safetensors")
+
+
+@pytest.fixture
+def saved_safetensors(safetensors, tmp_path):
+    path = tmp_path / "model.safetensors"
+    classifier(seed=1).save(path)
+    return path
+
+
+def test_safetensors_round_trip(saved_safetensors):
+    source, target = classifier(seed=1), classifier(seed=2, dtype=np.float64)
+    target.load(str(saved_safetensors))
+    assert np.array_equal(source.net.parameters, target.net.parameters)
+    assert os.listdir(saved_safetensors.parent) == [saved_safetensors.name]
+
+
+def test_the_package_reads_the_file(safetensors, saved_safetensors):
+    arrays = safetensors.load_file(saved_safetensors)
+    weights = classifier(seed=1).net.weights
+    assert arrays.keys() == weights.keys()
+    assert all(np.array_equal(arrays[name], weights[name]) for name in weights)
+    assert arrays["conv2d/kernel"].dtype == np.float32
+
+
+def test_the_same_parameters_give_the_same_bytes_of_safetensors(saved_safetensors, tmp_path):
+    classifier(seed=1).save(tmp_path / "again.safetensors")
+    assert saved_safetensors.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
+
+
+def test_damaged_safetensors(saved_safetensors, tmp_path):
+    whole, cut = saved_safetensors.read_bytes(), tmp_path / "cut.safetensors"
+    for length in [*range(0, len(whole), 29), len(whole) - 1]:
+        cut.write_bytes(whole[:length])
+        check_refused(cut, "is damaged or not a fastconv checkpoint")
+    for content in FOREIGN.values():
+        cut.write_bytes(content)
+        check_refused(cut, "is damaged or not a fastconv checkpoint")
+
+
+def test_foreign_safetensors(safetensors, tmp_path):
+    path = tmp_path / "torch.safetensors"
+    arrays = {name: view.copy() for name, view in classifier().net.weights.items()}
+    meta = json.dumps({"format": "fastconv checkpoint", "version": 2, "model": "A"})
+    same = json.dumps({"format": "fastconv checkpoint", "version": 1, "model": "A", "crc32": {}})
+    for words, reason in (
+        (None, "its metadata names another maker"),
+        ({"format": "pt"}, r"weights of PyTorch: load_torch_state_dict"),
+        ({"fastconv": meta}, "it is a 'fastconv checkpoint' of version 2, not 1"),
+        ({"fastconv": same}, "the checksum of .* differs"),
+    ):
+        safetensors.save_file(arrays, path, words)
+        check_refused(path, reason)
+    arrays["dense/bias"] = np.ones(4, np.float32)
+    arrays["extra"] = arrays.pop("conv2d/bias")
+    checkpoints.save(path, arrays, "A")
+    check_refused(path, "conv2d/bias is missing\n- dense/bias has shape .*\n- extra is not a parameter")
+
+
+def test_without_the_package_safetensors(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    path, model = tmp_path / "model.safetensors", classifier()
+    with pytest.raises(
+        ImportError, match=r'needs the package safetensors: pip install "fastconv\[weights\]"'
+    ):
+        model.save(path)
+    path.touch()
+    with pytest.raises(
+        ImportError, match=r'needs the package safetensors: pip install "fastconv\[weights\]"'
+    ):
+        model.load(path)
+    assert path.read_bytes() == b""

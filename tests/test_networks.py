@@ -13,6 +13,7 @@ from fastconv import initializers, models
 from fastconv.datasets import mnist
 from fastconv.layers import (
     AveragePooling2D,
+    Conv2D,
     Dropout,
     LocalResponseNormalization,
     MaxPooling2D,
@@ -145,6 +146,7 @@ RESNET20 = {
         (functools.partial(models.ResNet, 18), RESNET18),
         (functools.partial(models.ResNet, 18, residual=False), RESNET18),
         (functools.partial(models.ResNet, 50), RESNET50),
+        (functools.partial(models.ResNet, 50, padding="symmetric", stride_on="3x3"), RESNET50),
         (models.ResNetCIFAR, RESNET20),
         (
             functools.partial(models.ResNetCIFAR, width=4),
@@ -210,6 +212,24 @@ def test_bottlenecks_and_projections(undrawn):
     plain = models.ResNet(50, 3, (32, 32, 3), residual=False).net
     assert not any(isinstance(inner, Residual) for layer in plain.layers for inner in (layer, *inside(layer)))
     assert len(kernel_shapes(plain)) == 1 + 16 * 3 + 1  # the 50
+
+
+@pytest.mark.parametrize(
+    ("depth", "options", "strides", "border"),
+    [
+        (50, {}, [2, 1, 1, 2], "same"),
+        (50, {"stride_on": "3x3"}, [1, 2, 1, 2], "same"),
+        (50, {"padding": "symmetric"}, [2, 1, 1, 2], [[0, 0], [3, 3], [3, 3], [0, 0]]),
+        (18, {"stride_on": "3x3"}, [2, 1, 2], "same"),  # a pair of 3x3 has it on the first in any case
+    ],
+)
+def test_where_the_strides_and_the_borders_of_resnet_are(undrawn, depth, options, strides, border):
+    net = models.ResNet(depth, 3, (33, 32, 3), **options).net
+    convs = {path: layer for path, layer in net.members() if isinstance(layer, Conv2D)}
+    block = [layer.strides for path, layer in convs.items() if path.startswith("conv4_1/")]
+    assert block == [(step, step) for step in strides]
+    assert convs["conv1"].padding == border
+    assert net.layers[3].padding == (border if border == "same" else [[0, 0], [1, 1], [1, 1], [0, 0]])
 
 
 def kernel_shapes(net):
@@ -367,6 +387,8 @@ def test_large_images_are_evaluated_in_smaller_batches(undrawn):
         (lambda: models.AlexNet(input_shape=(60, 60, 3)), "pool3 on an input of shape"),
         (lambda: models.GoogLeNet(-1), "num_classes must be at least 1, not -1"),
         (lambda: models.ResNet(20), "depth must be one of 18, 34, 50, 101, 152, not 20"),
+        (lambda: models.ResNet(18, padding="valid"), "padding must be one of 'same', 'symmetric', not 'v"),
+        (lambda: models.ResNet(50, stride_on=3), "stride_on must be one of 'first', '3x3', not 3"),
         (lambda: models.ResNetCIFAR(21), "depth must be 6n . 2 with a whole n, not 21"),
         (lambda: models.ResNetCIFAR(2), "depth must be at least 8, not 2"),
         (lambda: models.ResNetCIFAR(8, width=0), "width must be at least 1, not 0"),

@@ -91,19 +91,26 @@ def bias_add(real[:, ::1] y, const real[:, ::1] x, const real[::1] bias, int num
             fc.bias_add(py + i * step * c, px + i * step * c, pb, min(step, rows - i * step), c)
 
 
-def copy_channels(real[:, ::1] whole, real[:, ::1] part, fc_index first, bint join, int num_threads):
-    """Channels first .. of rows of channels: written from the part (join), or into it."""
-    cdef fc_index i, r, rows = part.shape[0], c = part.shape[1], stride = whole.shape[1]
-    cdef fc_index step = max(1, PIECE // c)
-    cdef real *in_whole = &whole[0, 0] + first
-    cdef real *in_part = &part[0, 0]
+cdef void copy_rows(char *to, fc_index to_step, const char *source, fc_index source_step, fc_index rows, fc_index size,
+                    int num_threads) noexcept:
+    """Rows of `size` bytes, so many bytes apart."""
+    cdef fc_index i, r, step = max(1, 4 * PIECE // size)
     with nogil, parallel(num_threads=num_threads):
         for i in prange((rows + step - 1) // step, schedule="static"):
             for r in range(i * step, min(rows, (i + 1) * step)):
-                if join:
-                    memcpy(in_whole + r * stride, in_part + r * c, c * sizeof(real))
-                else:
-                    memcpy(in_part + r * c, in_whole + r * stride, c * sizeof(real))
+                memcpy(to + r * to_step, source + r * source_step, size)
+
+
+def join(real[:, ::1] whole, const real[:, ::1] part, fc_index first, int num_threads):
+    """Channels first .. of rows of channels become those of the part."""
+    copy_rows(<char *>(&whole[0, 0] + first), whole.shape[1] * sizeof(real), <const char *>&part[0, 0],
+              part.shape[1] * sizeof(real), part.shape[0], part.shape[1] * sizeof(real), num_threads)
+
+
+def split(const real[:, ::1] whole, real[:, ::1] part, fc_index first, int num_threads):
+    """The reverse of join."""
+    copy_rows(<char *>&part[0, 0], part.shape[1] * sizeof(real), <const char *>(&whole[0, 0] + first),
+              whole.shape[1] * sizeof(real), part.shape[0], part.shape[1] * sizeof(real), num_threads)
 
 
 def column_sum(real[::1] total, const real[:, ::1] x, int num_threads):

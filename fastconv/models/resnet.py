@@ -3,6 +3,7 @@ figure 5 and section 4.2."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ BLOCKS = {
     152: ((3, 8, 36, 3), True),
 }
 
+Convs = Sequence[tuple[int, int, int]]  # filters, size, strides of a block's convolutions
+
 
 class ResNet(Network):
     """ResNet-18, -34, -50, -101 or -152 for images like ImageNet's.
@@ -42,6 +45,12 @@ class ResNet(Network):
     the first convolution of the block has stride 2, from conv3_x on.
 
     residual: False gives the plain net of the paper's comparison, the same without shortcuts.
+    padding: "same", where a stride of 2 puts the odd zeros below and right, or "symmetric", as many zeros on
+        all sides.
+    stride_on: "first", the first convolution of a block, as in the paper, or "3x3", which makes a difference
+        in bottlenecks (Goyal et al., "Accurate, large minibatch SGD", 2017, section 5.1).
+
+    torchvision's are ResNet(depth, padding="symmetric", stride_on="3x3"): load_torch_state_dict knows them.
 
     Training in the paper: momentum 0.9, learning rate 0.1, weight decay (not in fastconv's optimizers).
     The other options are Network's.
@@ -54,23 +63,29 @@ class ResNet(Network):
         input_shape: Sequence[int] = (224, 224, 3),
         *,
         residual: bool = True,
+        padding: str = "same",
+        stride_on: str = "first",
         **options: Any,
     ) -> None:
         counts, bottleneck = BLOCKS[arguments.choice("depth", depth, tuple(BLOCKS))]
+        arguments.choice("padding", padding, ("same", "symmetric"))
+        arguments.choice("stride_on", stride_on, ("first", "3x3"))
         layers: list[Layer] = [
-            _conv(64, 7, 2, name="conv1"),
+            _conv(64, 7, 2, padding, name="conv1"),
             _norm(),
             ReLU(),
-            MaxPooling2D(3, 2, "same", name="pool1"),
+            MaxPooling2D(3, 2, _border(padding, 3), name="pool1"),
         ]
         channels = 64
         for stage, count in enumerate(counts):
             filters = 64 << stage
-            convs = [(filters, 1), (filters, 3), (4 * filters, 1)] if bottleneck else [(filters, 3)] * 2
             for i in range(count):
                 strides = 2 if stage > 0 and i == 0 else 1
-                layers.append(_block(channels, convs, strides, residual, name=f"conv{stage + 2}_{i + 1}"))
+                convs = _convs(filters, strides, bottleneck, stride_on)
+                layers.append(_block(channels, convs, padding, residual, name=f"conv{stage + 2}_{i + 1}"))
                 channels = convs[-1][0]
+        if residual:
+            self.torch_names = _torchvision_names(counts, bottleneck)
         options.setdefault("name", f"ResNet{depth}")
         super().__init__([*layers, *_head(num_classes)], input_shape, **options)
 
@@ -105,30 +120,46 @@ class ResNetCIFAR(Network):
         for stage, filters in enumerate((width, 2 * width, 4 * width)):
             for i in range(depth // 6):
                 strides = 2 if stage > 0 and i == 0 else 1
-                name = f"conv{stage + 2}_{i + 1}"
-                layers.append(_block(channels, [(filters, 3)] * 2, strides, residual, name))
+                convs = _convs(filters, strides)
+                layers.append(_block(channels, convs, "same", residual, name=f"conv{stage + 2}_{i + 1}"))
                 channels = filters
         options.setdefault("name", f"ResNetCIFAR{depth}")
         super().__init__([*layers, *_head(num_classes)], input_shape, **options)
 
 
-def _block(
-    channels: int, convs: Sequence[tuple[int, int]], strides: int, residual: bool, name: str
-) -> Sequential:
-    """The convolutions, each (filters, size) and the first with the strides, on an input of `channels`."""
+def _convs(filters: int, strides: int, bottleneck: bool = False, stride_on: str = "first") -> Convs:
+    if not bottleneck:
+        return [(filters, 3, strides), (filters, 3, 1)]
+    first, second = (strides, 1) if stride_on == "first" else (1, strides)
+    return [(filters, 1, first), (filters, 3, second), (4 * filters, 1, 1)]
+
+
+def _block(channels: int, convs: Convs, padding: str, residual: bool, name: str) -> Sequential:
+    """The convolutions, on an input of `channels`."""
     branch: list[Layer] = []
-    for i, (filters, size) in enumerate(convs):
-        branch += [_conv(filters, size, strides if i == 0 else 1), _norm(), ReLU()]
+    for conv in convs:
+        branch += [_conv(*conv, padding), _norm(), ReLU()]
     last_relu = branch.pop()  # behind the sum
     if not residual:
         return Sequential([*branch, last_relu], name=name)
-    filters = convs[-1][0]
+    filters, strides = convs[-1][0], math.prod(strides for _, _, strides in convs)
     projection = None if (strides, channels) == (1, filters) else [_conv(filters, 1, strides), _norm()]
     return Sequential([Residual(branch, projection), last_relu], name=name)
 
 
-def _conv(filters: int, size: int, strides: int = 1, name: str | None = None) -> Conv2D:
-    return Conv2D(filters, size, strides, "same", use_bias=False, kernel_initializer="he_normal", name=name)
+def _conv(
+    filters: int, size: int, strides: int = 1, padding: str = "same", name: str | None = None
+) -> Conv2D:
+    border = _border(padding, size)
+    return Conv2D(filters, size, strides, border, use_bias=False, kernel_initializer="he_normal", name=name)
+
+
+def _border(padding: str, size: int) -> Any:
+    """Conv2D's padding for filters of an odd size."""
+    if padding == "same":
+        return padding
+    pixels = [size // 2, size // 2]
+    return [[0, 0], pixels, pixels, [0, 0]]
 
 
 def _norm() -> BatchNormalization:
@@ -142,3 +173,15 @@ def _head(num_classes: int) -> list[Layer]:
         GlobalAveragePooling2D(name="average"),
         Dense(units, kernel_initializer="he_normal", name="classifier"),
     ]
+
+
+def _torchvision_names(counts: Sequence[int], bottleneck: bool) -> list[str]:
+    """What torchvision calls the modules, in the order of the layers here."""
+    names = ["conv1", "bn1"]
+    for stage, count in enumerate(counts, 1):
+        for i in range(count):
+            block = [f"{kind}{j}" for j in range(1, 4 if bottleneck else 3) for kind in ("conv", "bn")]
+            if i == 0 and (stage > 1 or bottleneck):
+                block += ["downsample.0", "downsample.1"]
+            names += [f"layer{stage}.{i}.{module}" for module in block]
+    return [*names, "fc"]
