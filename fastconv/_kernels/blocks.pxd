@@ -88,7 +88,8 @@ cdef inline void copy_window(const fc_kernels *fc, char *out, const Images *x, f
     cdef const char *pixel
     if x.where != NULL:
         at = image * x.gh * x.gw * x.pixel + first
-        fc.unpool(out, width * c, c, x.data + at * x.size, x.where + at, x.gh, x.gw, x.pixel, top, left, height, width, c, x.scale)
+        fc.unpool(out, width * c, c, x.data + at * x.size, x.where + at, x.gh, x.gw, x.pixel, top, left, height, width, c,
+                  x.scale)
         return
     for r in range(height):
         line = out + r * line_bytes

@@ -149,7 +149,8 @@ cdef fc_taps run_taps(const Job *job, fc_index row, fc_index origin, const Run *
 
 # ------------------------------------------------------------------------------------------------ correlate
 
-cdef void correlate_row(const Job *job, const char *x, fc_index image, fc_index row, fc_index origin, char *buffer) noexcept nogil:
+cdef void correlate_row(const Job *job, const char *x, fc_index image, fc_index row, fc_index origin,
+                        char *buffer) noexcept nogil:
     cdef fc_index c = job.k // job.times if job.folds else job.k, i, step = job.u.place_step * c
     cdef char *y = job.y + ((image * job.yh + job.v.place + row * job.v.place_step) * job.yw + job.u.place) * c * job.size
     cdef char *out = y
