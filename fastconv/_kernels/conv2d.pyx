@@ -17,6 +17,8 @@ inner loop ever asks where the image ends.
                         for each unit: copy the source;  gemm adds to the chunk's own partial gradient
         phase 2       add up the chunks, in order
 
+Groups of channels have panels of their own, and read a unit's source, copied once, where their channels lie in it.
+
 What is summed in which order depends on the shapes alone, never on the number of threads: so neither do the bits.
 """
 from cython.parallel cimport parallel, prange, threadid
@@ -61,7 +63,7 @@ cdef struct Job:
     Images x                          # source
     fc_index yh, yw, k                # of the result (filter_gradient: of the output's gradient)
     Axis v, u                         # vertical, horizontal
-    fc_index channel_groups        # groups of channels, each a convolution of its own
+    fc_index channel_groups           # each a convolution of its own
     fc_index depth                    # taps * channels of a group: the length of a window
     Panels panels
     # units
@@ -80,14 +82,14 @@ cdef struct Job:
     const char *filters               # HWI[filter_k], the output channels of all groups
     fc_index filter_k
     bint in_place                     # whole panels of the filters are not packed
-    char *packed                      # [groups of channels]
-    fc_index packed_bytes
+    char *packed                      # [channel_groups]
+    fc_index packed_bytes             # of one of them
     const char *gain
     const char *bias
     int flags
     bint transposed                   # filters' output channels are the source's channels
     fc_index filter_w
-    fc_index groups                   # of panels, of any group of channels, each a task of its own
+    fc_index groups                   # of the panels of all channel_groups, each a task of its own
     bint few                          # result channels, or pixels: dots
     fc_index run                      # window elements that lie side by side in the source
     # filter_gradient
