@@ -208,7 +208,8 @@ class Ensemble:
         futures: list[Any] = []
         try:
             members, job = _placed(executor, copies, job)
-            futures += [_submit(executor, _fit_copy, member, *job) for member in members]
+            for member in members:
+                futures.append(_submit(executor, _fit_copy, member, *job))
             for i, future in enumerate(futures):
                 try:
                     trained = future.result()
@@ -217,7 +218,7 @@ class Ensemble:
                 else:
                     trained.hand_over(self.models[i])
                     histories[i] = trained.history
-        except BaseException:
+        except BaseException:  # an interrupt: nobody will ask for the rest
             for future in futures:
                 future.cancel()
             for member in copies:
@@ -334,13 +335,11 @@ def _extend(history: History, part: History) -> None:
 def _epoch_line(epoch: int, histories: list[History]) -> str:
     """The document's line; nan stands for a member that has failed."""
 
-    def numbers(key: str, digits: int) -> str:
+    def of_all(key: str) -> list[float]:
         lists = [getattr(history, key) for history in histories]
-        return " ".join(
-            f"{found[epoch - 1] if len(found) >= epoch else math.nan:.{digits}f}" for found in lists
-        )
+        return [numbers[epoch - 1] if len(numbers) >= epoch else math.nan for numbers in lists]
 
-    line = f"Epoch: {epoch:04d} cost = [{numbers('loss', 9)}]"
+    line = f"Epoch: {epoch:04d} cost = [{' '.join(f'{cost:.9f}' for cost in of_all('loss'))}]"
     if any(history.val_accuracy for history in histories):
-        line += f" accuracy = [{numbers('val_accuracy', 4)}]"
+        line += f" accuracy = [{' '.join(f'{accuracy:.4f}' for accuracy in of_all('val_accuracy'))}]"
     return line
