@@ -59,15 +59,14 @@ def draw(options: argparse.Namespace) -> None:
         plotting.formats()
     except ImportError:
         raise Refused('the figures need matplotlib: pip install "fastconv[examples]"') from None
-    os.makedirs(options.output, exist_ok=True)
     data, _ = load_data(options)
-    if options.image >= data.train.num_examples:
-        raise Refused(
-            f"argument --image: there are {data.train.num_examples:,}, and {options.image} is not below"
-        )
+    count = data.train.num_examples
+    if options.image >= count:
+        raise Refused(f"argument --image: must be below {count}, the training images, not {options.image}")
     image = data.train.images[options.image].reshape(1, 28, 28, 1)
     label = class_ids(data.train.labels)[options.image]
     figures = {"image": plotting.image_figure(image[0], title=f"training image {options.image}, a {label}")}
+    os.makedirs(options.output, exist_ok=True)
     with threads(options):
         figures |= convolution_and_pool(image, options.seed)
         figures |= deep_cnn(trained(options, data), image)

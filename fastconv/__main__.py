@@ -36,6 +36,11 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     add("--epochs", type=whole(1), metavar="N", help=f"times through the training images ({epochs})")
     add("--batch-size", type=whole(1), default=100, metavar="N", help="images in a step (default: 100)")
     add_data_options(parser)
+    add(
+        "--shifts",
+        action="store_true",
+        help="train also on each image moved by a pixel to the four sides, as always on the sample",
+    )
     add_run_options(parser)
     add("--save", metavar="PATH", help="write the trained parameters to this file")
     add_figure_options(parser, _train.FIGURE)

@@ -142,7 +142,7 @@ def test_other_models(capsys, name, parameters):
     arguments = ["train", "--sample", "--no-figure", "--epochs", "1", "--threads", "1"]
     assert main([*arguments, "--model", name]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith(f"{_train.MODELS[name].__name__}, {parameters}")
+    assert lines[1].startswith(f"{_train.MODELS[name]().name}, {parameters}")
     assert lines[5].startswith("Accuracy: ")
 
 
@@ -175,6 +175,12 @@ def test_data_that_do_not_fit(tmp_path, refused, monkeypatch):
     assert "t10k-labels-idx1-ubyte" in refused("train", "--data", str(small))
     (small / "t10k-labels-idx1-ubyte").unlink()
     assert "lacks t10k-labels-idx1-ubyte" in refused("train", "--data", str(small))
+
+
+def test_shifts_of_the_whole(tmp_path, train):
+    folder = str(save_idx(tmp_path / "set", 28, 28, 10))
+    assert "Training images: 500," in train("--no-figure", "--shifts", "--data", folder)[0]
+    assert "Training images: 300," in train("--no-figure", "--shifts", "--sample")[1]  # once is enough
 
 
 def test_the_samples_shifts():

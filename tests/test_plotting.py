@@ -239,7 +239,7 @@ def test_feature_maps_of_a_network_trained_now(example, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--image", "300"], "argument --image: there are 300, and 300 is not below"),
+        (["--image", "300"], "argument --image: must be below 300, the training images, not 300"),
         (["--load", "nowhere.npz"], "argument --load: .*nowhere.npz"),
         (["--epochs", "0"], "argument --epochs: must be a whole number, at least 1, not '0'"),
     ],
