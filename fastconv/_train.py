@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     figure = figure_path(options, FIGURE)
     data, is_sample = load_data(options)
     if options.shifts and not is_sample:  # the sample has them already
-        data = data._replace(train=_with_shifts(data.train))
+        data = data._replace(train=with_shifts(data.train))
     epochs = options.epochs or (SAMPLE_EPOCHS if is_sample else EPOCHS)
     model = MODELS[options.model](seed=options.seed)
     with threads(options):

@@ -26,7 +26,13 @@ from typing import Any
 import numpy as np
 
 from fastconv import _arguments as arguments
-from fastconv.layers import BatchNormalization, Residual, Sequential
+from fastconv.layers import (
+    AuxiliaryClassifier,
+    BatchNormalization,
+    DepthwiseConv2D,
+    Residual,
+    Sequential,
+)
 from fastconv.layers.base import Layer
 from fastconv.layers.containers import Container
 from fastconv.layers.pointwise import Reshape
@@ -157,20 +163,27 @@ def _match_layer(
             match.problems.append(f"{source} is missing, for {target}")
             continue
         value = entries.pop(TORCH_KEYS[key])
-        array, problems = _checked(source, value, target, _torch_shape(view.shape))
+        depthwise = isinstance(layer, DepthwiseConv2D)
+        array, problems = _checked(source, value, target, _torch_shape(view.shape, depthwise))
         match.problems += problems
         if not problems:
-            match.arrays[target] = _from_torch(key, array, permutation)
+            array = _from_torch(array, view.shape, depthwise)
+            match.arrays[target] = array if permutation is None or key == "bias" else array[permutation]
 
 
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _torch_shape(shape: tuple[int, ...], depthwise: bool) -> tuple[int, ...]:
     """PyTorch's shape of an array of ours."""
-    return (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape[::-1]
+    if len(shape) != 4:
+        return shape[::-1]
+    return (shape[2] * shape[3], 1, *shape[:2]) if depthwise else (*shape[:1:-1], *shape[:2])
 
 
-def _from_torch(key: str, array: np.ndarray, permutation: np.ndarray | None) -> np.ndarray:
-    array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-    return array if permutation is None or key == "bias" else array[permutation]
+def _from_torch(array: np.ndarray, shape: tuple[int, ...], depthwise: bool) -> np.ndarray:
+    if array.ndim != 4:
+        return array.T
+    if depthwise:  # the filters of a channel stand together
+        return array.reshape(*shape[2:], *shape[:2]).transpose(2, 3, 0, 1)
+    return array.transpose(2, 3, 1, 0)
 
 
 def _permutations(net: Sequential) -> Permutations:
@@ -190,6 +203,9 @@ def _follow(
         for inner, output_shape in zip(layer.layers, layer.output_shapes, strict=True):
             permutation = _follow(inner, shape, permutation, found)
             shape = output_shape
+        return permutation
+    if isinstance(layer, AuxiliaryClassifier):
+        _follow(layer.layers[0], shape, permutation, found)
         return permutation
     if isinstance(layer, Container):
         ends = [_follow(branch, shape, permutation, found) for branch in layer.layers]

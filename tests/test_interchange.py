@@ -7,12 +7,16 @@ import pytest
 
 from fastconv import interchange, models
 from fastconv.layers import (
+    AuxiliaryClassifier,
     BatchNormalization,
     Concatenate,
     Conv2D,
+    Conv2DTranspose,
     Dense,
+    DepthwiseConv2D,
     Dropout,
     Flatten,
+    GlobalAveragePooling2D,
     MaxPooling2D,
     ReLU,
     Reshape,
@@ -123,6 +127,41 @@ def test_a_layer_that_stands_twice_is_one_module():
     state = {"c.weight": count_up(2, 2, 1, 1), "d.weight": count_up(2, 4), "d.bias": count_up(2)}
     model.load_torch_state_dict(state)
     assert model.net.weights["c/kernel"].tolist() == [[[[0, 2], [1, 3]]]]
+
+
+def test_depthwise_grouped_and_transposed_layouts():
+    def net():
+        layers = [
+            DepthwiseConv2D((1, 2), padding="same", depth_multiplier=3, use_bias=False, name="a"),
+            Conv2D(2, 1, groups=2, use_bias=False, name="b"),
+            Conv2DTranspose(5, (1, 2), use_bias=False, name="c"),
+            GlobalAveragePooling2D(),
+        ]
+        return classifier(layers, (1, 3, 2)).net
+
+    shapes = {"a": (6, 1, 1, 2), "b": (2, 3, 1, 1), "c": (2, 5, 1, 2)}
+    state = {f"{name}.weight": count_up(*shape) for name, shape in shapes.items()}
+    arrays = interchange.from_torch(net(), state)
+    # Of two input channels three filters each, a filter's two taps side by side in PyTorch.
+    assert arrays["a/kernel"].shape == (1, 2, 2, 3)
+    assert arrays["a/kernel"][0, 0].tolist() == [[0, 2, 4], [6, 8, 10]]
+    assert arrays["b/kernel"][0, 0].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert arrays["c/kernel"][0, 1].tolist() == [[1, 11], [3, 13], [5, 15], [7, 17], [9, 19]]
+    state["a.weight"] = count_up(6, 2, 1, 2)
+    with pytest.raises(ValueError, match=r"a.weight has shape \(6, 2, 1, 2\), a/kernel takes \(6, 1, 1, 2\)"):
+        interchange.from_torch(net(), state)
+
+
+def test_an_auxiliary_classifier_leaves_the_order_as_it_is():
+    side = AuxiliaryClassifier([Flatten(), Dense(2, use_bias=False, name="s")], name="aux")
+    state = {"s.weight": count_up(2, 4), "d.weight": count_up(3, 4)}
+    arrays = flattened([side, Flatten(), Dense(3, use_bias=False, name="d")], state)
+    for path in ("aux/classifier/s/kernel", "d/kernel"):
+        assert arrays[path][:, 0].tolist() == [0, 2, 1, 3]
+    behind = AuxiliaryClassifier(Dense(2, use_bias=False, name="s"), name="aux")
+    arrays = flattened([Flatten(), behind, Dense(3, use_bias=False, name="d")], state)
+    for path in ("aux/s/kernel", "d/kernel"):
+        assert arrays[path][:, 0].tolist() == [0, 2, 1, 3]
 
 
 def test_branches_before_the_shortcut():

@@ -14,7 +14,9 @@ from tolerances import NETWORK, assert_close
 from fastconv import interchange, models
 from fastconv.layers import (
     Conv2D,
+    Conv2DTranspose,
     Dense,
+    DepthwiseConv2D,
     Dropout,
     Flatten,
     GlobalAveragePooling2D,
@@ -154,6 +156,23 @@ def narrow_alexnet(dtype):
     return classifier([*layers, Dense(5)], (131, 99, 3), dtype), peer, 50
 
 
+def groups(dtype):
+    """Grouped, depthwise and transposed convolutions, with a bias each."""
+    layers = [
+        Conv2D(8, 3, 2, groups=2, activation="relu"),
+        DepthwiseConv2D(3, padding=[[0, 0], [1, 1], [1, 1], [0, 0]], depth_multiplier=2, activation="relu"),
+        Conv2DTranspose(5, 3, 2, "valid", activation="relu"),
+        *(GlobalAveragePooling2D(), Dense(5)),
+    ]
+    peer = [
+        *(nn.Conv2d(4, 8, 3, 2, groups=2), nn.ReLU()),
+        *(nn.Conv2d(8, 16, 3, padding=1, groups=8), nn.ReLU()),
+        *(nn.ConvTranspose2d(16, 5, 3, 2), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 5)),
+    ]
+    return classifier(layers, (9, 11, 4), dtype), nn.Sequential(*peer), 1
+
+
 def classifier(layers, shape, dtype):
     return Classifier(Sequential(layers, shape, dtype=dtype), SGD(0.001), "narrow")
 
@@ -166,6 +185,7 @@ TRAINING = {
     "two bottlenecks as in the paper": functools.partial(two_blocks, True, False),
     "Inception module": inception,
     "narrow AlexNet": narrow_alexnet,
+    "groups": groups,
 }
 
 
