@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pytest
 import tolerances
+from differences import slope
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import assert_close
@@ -309,17 +310,6 @@ def test_a_transposed_convolution_into_one_window():
 
 
 # ------------------------------------------------------------ slopes
-
-
-def slope(f, x, step=1e-4):
-    """Central differences of the scalar f at every element of x."""
-    result = np.empty_like(x)
-    for at in np.ndindex(*x.shape):
-        up, down = x.copy(), x.copy()
-        up[at] += step
-        down[at] -= step
-        result[at] = (f(up) - f(down)) / (2 * step)
-    return result
 
 
 def assert_slopes(f, x, w, dx, dw, dy):
