@@ -59,7 +59,8 @@ class Container(Layer):
         """What this layer gives in inference when the container gets x [N, ...]; layer_name as for get_layer.
 
         Each layer is computed for itself, so also what a chain never writes to memory is there, with the
-        chain's bits but for the rounding of a normalization that it folds. Of a layer that stands twice in a Sequential it is the first call.
+        chain's bits but for the rounding of a normalization that it folds. Of a layer that stands twice in a
+        Sequential it is the first call.
         """
         self.get_layer(layer_name)  # an unknown one is refused before anything is computed
         name, _, rest = layer_name.partition("/")
