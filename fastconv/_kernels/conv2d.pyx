@@ -52,6 +52,11 @@ cdef fc_index FEW_PIXELS = 8
 # So many pixels do not repay packing the filters: they are read where they lie, if a panel's row is long enough.
 cdef fc_index PIXELS_TO_PACK = 256
 cdef fc_index LEAST_ROW_BYTES = 256
+# There a panel is a short piece of each row.  Where every row lies in other pages of memory, all panels of a task take some
+# rows before the next ones, and a task has many panels.
+cdef fc_index PAGE_BYTES = 4096
+cdef fc_index IN_PLACE_ROWS = 64
+cdef fc_index IN_PLACE_TASKS = 8
 # Work is cut into at least this many tasks where the shape allows; more would only repeat the source's copy.
 cdef fc_index TASKS = 16
 # All partial filter gradients together.
@@ -82,6 +87,7 @@ cdef struct Job:
     const char *filters               # HWI[filter_k], the output channels of all groups
     fc_index filter_k
     bint in_place                     # whole panels of the filters are not packed
+    fc_index stretch                  # of the window, which all panels of a task take before the next one
     char *packed                      # [channel_groups]
     fc_index packed_bytes             # of one of them
     const char *gain
@@ -239,10 +245,11 @@ cdef void pack_tap(const Job *job, fc_index task) noexcept nogil:
         job.fc.pack(b, w + first * job.size, job.x.c, n, width, job.filter_k, 1)
 
 
-cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc_index panel) noexcept nogil:
-    """One panel of one group of a unit's result, block of the window by block."""
+cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc_index panel, fc_index p) noexcept nogil:
+    """One panel of one group of a unit's result: a stretch of the window from p on, block by block."""
     cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
-    cdef fc_index n = panel_channels(&job.panels, first, first + width), ldb = width, p = 0, depth, flags
+    cdef fc_index n = panel_channels(&job.panels, first, first + width), ldb = width, depth, flags
+    cdef fc_index end = min(p + job.stretch, job.depth)
     cdef const char *x = unit.x + group * job.x.c * job.size
     cdef const char *b = job.packed + group * job.packed_bytes + job.depth * first * job.size
     cdef const char *gain = at_element(job.gain, group * job.k + first, job.size)
@@ -255,14 +262,14 @@ cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc
         return
     while True:
         # The first block overwrites, the last one finishes with gain, bias and activation.
-        depth = min(max(1, KC_BYTES // (width * job.size)), job.depth - p)
+        depth = min(max(1, KC_BYTES // (width * job.size)), end - p)
         flags = FC_ACCUMULATE if p > 0 else 0
         if p + depth == job.depth:
             flags |= job.flags
         job.fc.gemm(y, job.place, x, job.row, unit.pixels, job.col + p, depth, b + p * ldb * job.size, ldb, width // job.fc.vl, n,
                     gain, bias, flags)
         p += depth
-        if p >= job.depth:
+        if p >= end:
             break
 
 
@@ -270,13 +277,18 @@ cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept n
     cdef Unit unit = open_unit(job, task // job.groups, buffer)
     cdef fc_index first, n, group = task % job.groups, all_panels = job.channel_groups * job.panels.count, i, item, at
     cdef fc_index first_item = group * all_panels // job.groups, last_item = (group + 1) * all_panels // job.groups
+    cdef fc_index p = 0
     cdef char *dense = buffer + job.buffer_bytes
     cdef char *y = dense
     if not job.pools:
         y = job.y + (((unit.n0 * job.yh + job.v.place + unit.r0 * job.v.place_step) * job.yw
                       + job.u.place + unit.q0 * job.u.place_step) * job.y_pixel) * job.size
-    for item in range(first_item, last_item):
-        multiply(job, &unit, y, item // job.panels.count, item % job.panels.count)
+    while True:
+        for item in range(first_item, last_item):
+            multiply(job, &unit, y, item // job.panels.count, item % job.panels.count, p)
+        p += job.stretch
+        if p >= job.depth:
+            break
     if job.pools:  # of one group of channels
         first = panel_start(&job.panels, first_item)
         n = panel_channels(&job.panels, first, panel_start(&job.panels, last_item))
@@ -304,6 +316,12 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
         job.few, pack_tasks = True, 0
     wide = job.fc.max_vectors * job.fc.vl * job.size >= LEAST_ROW_BYTES
     job.in_place = not job.transposed and pixels <= (PIXELS_TO_PACK if wide else FEW_PIXELS)
+    job.stretch = job.depth
+    if job.in_place and not job.few and job.filter_k * job.size >= PAGE_BYTES:
+        job.stretch = IN_PLACE_ROWS
+        job.groups = min(job.groups, ceil_div(IN_PLACE_TASKS, max(job.units, 1)))
+        tasks = job.units * job.groups
+        run = run_of_tasks(tasks, num_threads)
     job.packed_bytes = whole_lines(job.depth * job.panels.vectors * job.fc.vl * job.size)
     packed_bytes = job.channel_groups * job.packed_bytes if pack_tasks else 0
     thread_bytes = job.buffer_bytes
