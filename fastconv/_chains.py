@@ -42,9 +42,9 @@ def link(layers: Sequence[Layer]) -> list[Any]:
 
 
 def _is_relu(layer: Layer) -> bool:
-    from fastconv.layers import Activation  # which imports this module
+    from fastconv.layers import Activation, ReLU  # which import this module
 
-    return isinstance(layer, Activation) and layer.activation == "relu"
+    return type(layer) in (Activation, ReLU) and layer.activation == "relu"
 
 
 class ConvPool:
@@ -168,9 +168,10 @@ class ConvNorm:
     def _predict(self, x: np.ndarray) -> np.ndarray:
         weights = self.conv.owned_weights()
         x, w = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4))
-        if self._planned[0] != x.shape:
-            self._planned = x.shape, _convolution(self.conv, x.shape, w.shape)
-        convolution = self._planned[1]
+        planned = self._planned  # once: another thread may replace it
+        if planned[0] != x.shape:
+            planned = self._planned = x.shape, _convolution(self.conv, x.shape, w.shape)
+        convolution = planned[1]
         gain, offset = self.norm.line(weights.get("bias", 0))
         gain, offset = gain.astype(x.dtype), offset.astype(x.dtype)
         y = memory.empty(convolution.output_shape, x.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import tolerances
@@ -158,15 +160,7 @@ def test_a_gradient_of_another_shape_is_refused():
 
 
 class Apart(ReLU):
-    """A relu that no chain takes for one."""
-
-    def __init__(self):
-        super().__init__()
-        self.activation = "apart"
-
-    def __call__(self, x, training=False):
-        y = fastconv.nn.relu(x)
-        return y, (lambda dy, input_gradient=True: fastconv.nn.relu_grad(dy, y)) if training else None
+    """A relu that no chain takes for one, for it might do something else."""
 
 
 def normalized(relu):
@@ -290,6 +284,16 @@ def test_other_residuals_stay_apart(branch):
     assert [type(step).__name__ for step in chains.link(net.layers)] == ["Residual", "ReLU"]
     y, backward = net(images(3, (4, 4, 2)), training=True)
     assert backward(y).shape == y.shape
+
+
+def test_python_threads_may_predict_batches_of_any_size_at_once():
+    layers = [Conv2D(8, 3), BatchNormalization(), ReLU(), Conv2D(8, 3, activation="relu"), MaxPooling2D(2)]
+    net = Sequential(layers, input_shape=(9, 9, 3))
+    batches = [images(n % 7 + 1, (9, 9, 3)) for n in range(200)]
+    expected = [net(x)[0] for x in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for y, right in zip(pool.map(lambda x: net(x)[0], batches), expected, strict=True):
+            np.testing.assert_array_equal(y, right)
 
 
 # ---- memory that is used again ----
