@@ -22,6 +22,7 @@ import tolerances
 
 import fastconv
 from fastconv import models
+from fastconv._kernels import dispatch
 from fastconv.datasets import mnist
 from fastconv.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Sequential
 from fastconv.models import Ensemble
@@ -237,25 +238,32 @@ class Counting(SGD):
         super().step(parameters, gradients)
 
 
+@pytest.fixture
+def has_threads(monkeypatch):
+    """has_threads(n): this process would take n, in a build without OpenMP too."""
+    monkeypatch.setattr(dispatch, "OPENMP_VERSION", dispatch.OPENMP_VERSION or 1)
+    return lambda n: monkeypatch.setattr("fastconv.threads._process", n)
+
+
 @pytest.mark.parametrize(("workers", "share"), [(None, 3), (1, 9), (2, 4), (20, 1)])
-def test_workers_share_the_threads(monkeypatch, workers, share):
-    monkeypatch.setattr("fastconv.threads._process", 9)
+def test_workers_share_the_threads(has_threads, workers, share):
+    has_threads(9)
     ensemble = Ensemble(functools.partial(tiny, optimizer=Counting), 3)
     with ThreadPoolExecutor(2) as pool:
         ensemble.fit(X, Y, 1, 7, verbose=0, executor=pool, workers=workers)
     assert [model.optimizer.threads for model in ensemble.models] == [share] * 3
 
 
-def test_a_worker_never_takes_more_than_it_would_alone(monkeypatch):
-    monkeypatch.setattr("fastconv.threads._process", 2)
+def test_a_worker_never_takes_more_than_it_would_alone(has_threads):
+    has_threads(2)
     ensemble = Ensemble(functools.partial(tiny, optimizer=Counting), 1)
     with ThreadPoolExecutor(2) as pool, fastconv.num_threads(8):
         ensemble.fit(X, Y, 1, 7, verbose=0, executor=pool)
     assert ensemble.models[0].optimizer.threads == 2
 
 
-def test_in_turns_all_threads_are_taken(monkeypatch):
-    monkeypatch.setattr("fastconv.threads._process", 9)
+def test_in_turns_all_threads_are_taken(has_threads):
+    has_threads(9)
     ensemble = Ensemble(functools.partial(tiny, optimizer=Counting), 2)
     ensemble.fit(X, Y, 1, 7, verbose=0)
     assert [model.optimizer.threads for model in ensemble.models] == [9, 9]
