@@ -35,9 +35,9 @@ class Optimizer(Protocol):
 class History:
     """What `fit` measured, one number an epoch; the val_ lists are empty without validation data.
 
-    loss and accuracy are means over the training batches as they were met (dropout on, parameters moving,
-    loss with that of auxiliary classifiers);
-    seconds and images_per_second are of the training alone, without the validation.
+    loss and accuracy are means over the training batches as they were met (dropout on, parameters moving;
+    the loss with that of auxiliary classifiers). seconds and images_per_second are of the training alone,
+    without the validation.
     """
 
     loss: list[float] = field(default_factory=list)
