@@ -73,6 +73,9 @@ class Classifier:
         self.classes = net.output_shape[-1]
         self.dropouts = [layer for _, layer in net.members() if isinstance(layer, Dropout)]
         self.auxiliaries = [layer for layer in net.layers if isinstance(layer, AuxiliaryClassifier)]
+        for i, side in enumerate(self.auxiliaries):
+            if side in self.auxiliaries[:i]:
+                raise ValueError(f"net must hold an auxiliary classifier only once, not {side.name!r} twice")
 
     def train(self, x: Any, y: Any, keep_prob: float | None = None) -> tuple[float, float]:
         """One step on one batch: (cost, accuracy) of the batch before the step, with dropout on.

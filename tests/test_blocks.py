@@ -403,3 +403,10 @@ def test_the_weight_of_an_auxiliary_classifier(weight):
 def test_an_auxiliary_classifier_ends_in_logits():
     with pytest.raises(ValueError, match="layers must end in logits"):
         Sequential([AuxiliaryClassifier(Conv2D(3, 1))], input_shape=(4, 4, 1))
+
+
+def test_an_auxiliary_classifier_stands_only_once():
+    side = AuxiliaryClassifier([Flatten(), Dense(2)], name="side")
+    net = Sequential([side, ReLU(), side, Flatten(), Dense(2)], input_shape=(2, 2, 1))
+    with pytest.raises(ValueError, match="net must hold an auxiliary classifier only once, not 'side' twice"):
+        Classifier(net, SGD(), "twice")
