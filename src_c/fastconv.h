@@ -77,13 +77,17 @@ typedef struct fc_kernels {
      *     winograd_data    v = B^T x B       of 6x6 pixels pixel[6 i + j][channel]
      *     winograd_filter  u = G g G^T       of taps x taps pixels tap[taps i + j][channel]; taps 2 .. 5
      *     winograd_result  y = A^T s A       m x m pixels y[i * y_row + j * y_pixel + channel], of which only the first
-     *                                        rows x columns are written; m 2 .. 5; then FC_GAIN, FC_BIAS, FC_RELU
+     *                                        height x width are written; m 2 .. 5; then FC_GAIN, FC_BIAS, FC_RELU
+     *
+     * All of them know the first rows x columns points alone: 6 each way, or as few as 3 where fewer results are wanted.
+     * Where rows or columns is 1, filters, tiles and points are lines along the other axis: 6 pixels, `taps` taps, m results.
      *
      * v, u and s hold whole vectors: c or n rounded up to vl.  The surplus is written with zeros, and not read into y. */
-    void (*winograd_data)(void *v, fc_index plane, const void *const *pixel, fc_index c);
-    void (*winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps);
-    void (*winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_index rows, fc_index columns, const void *s,
-                            fc_index plane, fc_index n, const void *gain, const void *bias, int flags, int m);
+    void (*winograd_data)(void *v, fc_index plane, const void *const *pixel, fc_index c, int rows, int columns);
+    void (*winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps, int rows, int columns);
+    void (*winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_index height, fc_index width, const void *s,
+                            fc_index plane, fc_index n, const void *gain, const void *bias, int flags, int m, int rows,
+                            int columns);
 
     /* Depthwise convolution of a row's m pixels that see the same taps; each of the n channels has filters of its own:
      *

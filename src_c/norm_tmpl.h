@@ -5,16 +5,6 @@
  */
 #define SUM_VECTORS 4 /* of channels at a time: as many chains of additions as their latency needs */
 
-FC_INLINE vec FN(load_lanes)(const T *p, fc_index lanes) { return lanes < VL ? FN(load_part)(p, lanes) : FN(load)(p); }
-
-FC_INLINE void FN(store_lanes)(T *p, vec v, fc_index lanes)
-{
-    if (lanes < VL)
-        FN(store_part)(p, v, lanes);
-    else
-        FN(store)(p, v);
-}
-
 /* moments for `vectors` vectors of channels; lanes: of the only one, or VL. */
 FC_INLINE void FN(moments_of)(double *mean, double *squares, fc_index before, const T *total, const T *x, fc_index rows,
                               fc_index c, int vectors, fc_index lanes)

@@ -41,6 +41,16 @@ FC_INLINE void FN(store_part)(T *p, vec v, fc_index n)
 #endif
 }
 
+/* All of a vector, or its first lanes < VL. */
+FC_INLINE vec FN(load_lanes)(const T *p, fc_index lanes) { return lanes < VL ? FN(load_part)(p, lanes) : FN(load)(p); }
+FC_INLINE void FN(store_lanes)(T *p, vec v, fc_index lanes)
+{
+    if (lanes < VL)
+        FN(store_part)(p, v, lanes);
+    else
+        FN(store)(p, v);
+}
+
 /* b[j * b_row + i] = a[i * a_row + j] for i, j < QUAD: squares of 16 bytes each way. */
 #define QUAD ((fc_index)(16 / sizeof(T)))
 FC_INLINE void FN(transpose_quad)(T *b, fc_index b_row, const T *a, fc_index a_row)

@@ -5,7 +5,7 @@
  *     y = A^T [ (G g) o (B^T d) ]          d[6] data, g[r] filter, y[m] results, o elementwise
  *
  * and in two dimensions every transform is applied to columns and then to rows; with the channels summed, the elementwise
- * products are one matrix product per point.  Points 0, +-a, +-b, infinity with a = 5/8, b = 3/2: exact in binary, and of the
+ * products are one matrix product per point.  Points +-a, +-b, 0, infinity with a = 5/8, b = 3/2: exact in binary, and of the
  * common choices nearly the smallest error (see Barabasz et al., Error analysis and improving the accuracy of Winograd
  * convolution, ACM TOMS 2020).  With N(p) = the product of p - q over the other finite points q:
  *
@@ -14,6 +14,11 @@
  *
  * B^T does not depend on m and r, so one text serves 3x3 filters (m = 4), 5x5 (m = 2), and their filter gradients, where
  * the roles of filter and result are exchanged (Lavin and Gray, Fast algorithms for convolutional neural networks, CVPR 2016, section 4).
+ *
+ * A tile at the border may want fewer results (or have fewer taps: a filter gradient's).  Then it needs as many fewer points,
+ * for data that no result wanted depends on may be chosen at will.  Without the last result d[5] concerns infinity alone: that
+ * point is left out.  Without the last two d[4] is chosen so that the data are 0 at the point 0, without the last three d[3]
+ * so that they are 0 at -b.  So n points suffice for n - r + 1 results, n = 3 .. 6, and G and A^T stay what they are.
  */
 #define A1 ((T)0.625)
 #define A2 ((T)0.390625)
@@ -24,20 +29,27 @@
 #define B3 ((T)3.375)
 #define B4 ((T)5.0625)
 
-FC_INLINE void FN(data_points)(vec *restrict out, const vec *restrict d, const int step)
+/* B^T d at the first n points.  */
+FC_INLINE void FN(data_points)(vec *restrict out, const vec *restrict d, const int step, const int n)
 {
-    const vec even_a = d[4 * step] - B2 * d[2 * step], odd_a = A1 * (d[3 * step] - B2 * d[step]);
-    const vec even_b = d[4 * step] - A2 * d[2 * step], odd_b = B1 * (d[3 * step] - A2 * d[step]);
-    out[0] = (A2 * B2) * d[0] - (A2 + B2) * d[2 * step] + d[4 * step];
-    out[1] = even_a + odd_a;
-    out[2] = even_a - odd_a;
-    out[3] = even_b + odd_b;
-    out[4] = even_b - odd_b;
-    out[5] = (A2 * B2) * d[step] - (A2 + B2) * d[3 * step] + d[5 * step];
+    const vec d0 = d[0], d1 = d[step], d2 = d[2 * step];
+    const vec d4 = n > 4 ? d[4 * step] : (A2 + B2) * d2 - (A2 * B2) * d0;
+    const vec d3 = n > 3 ? d[3 * step] : A2 * d1 + B1 * (d2 - A2 * d0);
+    const vec even_a = d4 - B2 * d2, odd_a = A1 * (d3 - B2 * d1);
+    const vec even_b = d4 - A2 * d2, odd_b = B1 * (d3 - A2 * d1);
+    out[0] = even_a + odd_a;
+    out[1] = even_a - odd_a;
+    out[2] = even_b + odd_b;
+    if (n > 3)
+        out[3] = even_b - odd_b;
+    if (n > 4)
+        out[4] = (A2 * B2) * d0 - (A2 + B2) * d2 + d4;
+    if (n > 5)
+        out[5] = (A2 * B2) * d1 - (A2 + B2) * d3 + d[5 * step];
 }
 
-/* G g for r = 2 .. 5 taps. */
-FC_INLINE void FN(filter_points)(vec *restrict out, const vec *restrict g, const int step, const int r)
+/* G g for r = 2 .. 5 taps, at the first n points. */
+FC_INLINE void FN(filter_points)(vec *restrict out, const vec *restrict g, const int step, const int r, const int n)
 {
     const T na = 1 / (2 * A2 * (A2 - B2)), nb = 1 / (2 * B2 * (B2 - A2)), n0 = 1 / (A2 * B2);
     vec even_a = g[0], odd_a = A1 * g[step], even_b = g[0], odd_b = B1 * g[step];
@@ -53,20 +65,26 @@ FC_INLINE void FN(filter_points)(vec *restrict out, const vec *restrict g, const
         even_a += A4 * g[4 * step];
         even_b += B4 * g[4 * step];
     }
-    out[0] = n0 * g[0];
-    out[1] = na * (even_a + odd_a);
-    out[2] = na * (even_a - odd_a);
-    out[3] = nb * (even_b + odd_b);
-    out[4] = nb * (even_b - odd_b);
-    out[5] = g[(r - 1) * step];
+    out[0] = na * (even_a + odd_a);
+    out[1] = na * (even_a - odd_a);
+    out[2] = nb * (even_b + odd_b);
+    if (n > 3)
+        out[3] = nb * (even_b - odd_b);
+    if (n > 4)
+        out[4] = n0 * g[0];
+    if (n > 5)
+        out[5] = g[(r - 1) * step];
 }
 
-/* A^T s for m = 2 .. 5 results. */
-FC_INLINE void FN(results)(vec *restrict out, const vec *restrict s, const int step, const int m)
+/* A^T s for m = 2 .. 5 results, from the first n points; of fewer than 6 the first n - 6 + m. */
+FC_INLINE void FN(results)(vec *restrict out, const vec *restrict s, const int step, const int m, const int n)
 {
-    const vec sum_a = s[step] + s[2 * step], difference_a = s[step] - s[2 * step];
-    const vec sum_b = s[3 * step] + s[4 * step], difference_b = s[3 * step] - s[4 * step];
-    out[0] = s[0] + sum_a + sum_b;
+    const vec sum_a = s[0] + s[step], difference_a = s[0] - s[step];
+    const vec last_b = n > 3 ? s[3 * step] : (vec){0};
+    const vec sum_b = s[2 * step] + last_b, difference_b = s[2 * step] - last_b;
+    out[0] = sum_a + sum_b;
+    if (n > 4)
+        out[0] += s[4 * step];
     out[1] = A1 * difference_a + B1 * difference_b;
     if (m > 2)
         out[2] = A2 * sum_a + B2 * sum_b;
@@ -74,100 +92,171 @@ FC_INLINE void FN(results)(vec *restrict out, const vec *restrict s, const int s
         out[3] = A3 * difference_a + B3 * difference_b;
     if (m > 4)
         out[4] = A4 * sum_a + B4 * sum_b;
-    out[m - 1] += s[5 * step];
+    if (n > 5)
+        out[m - 1] += s[5 * step];
 }
 
-static void FN(winograd_data)(void *v_, fc_index plane, const void *const *pixel, fc_index c)
+/* Each transform is one text for `lanes` channels of a tile: inlined for whole vectors and all points (the constants unroll it),
+ * for whole vectors and fewer points, and for the channels left over. */
+#define FOR_VECTORS(c, vector, rows, columns, ...)                                                                           \
+    for (fc_index ch = 0; ch < (c); ch += VL) {                                                                              \
+        if ((c) - ch < VL)                                                                                                   \
+            vector(ch, (c) - ch, rows, columns, __VA_ARGS__);                                                                \
+        else if (rows == 6 && columns == 6)                                                                                  \
+            vector(ch, VL, 6, 6, __VA_ARGS__);                                                                               \
+        else                                                                                                                 \
+            vector(ch, VL, rows, columns, __VA_ARGS__);                                                                      \
+    }
+
+FC_INLINE void FN(data_vector)(fc_index ch, fc_index lanes, const int rows, const int columns, T *v, fc_index plane,
+                               const void *const *pixel)
 {
-    T *v = v_;
-    for (fc_index ch = 0; ch < c; ch += VL) {
-        const fc_index lanes = c - ch;
-        vec t[6][6], column[6], row[6];
-        for (int j = 0; j < 6; j++) {
-            for (int i = 0; i < 6; i++) {
-                const T *at = (const T *)pixel[i * 6 + j] + ch;
-                column[i] = lanes < VL ? FN(load_part)(at, lanes) : FN(load)(at);
-            }
-            FN(data_points)(t[j], column, 1);
-        }
-        for (int i = 0; i < 6; i++) {
-            FN(data_points)(row, &t[0][i], 6);
-            for (int j = 0; j < 6; j++)
-                FN(store)(v + (i * 6 + j) * plane + ch, row[j]);
-        }
+    vec t[6][6], line[6], out[6];
+#pragma GCC unroll 6
+    for (int j = 0; j < 6; j++) {
+#pragma GCC unroll 6
+        for (int i = 0; i < 6; i++)
+            line[i] = FN(load_lanes)((const T *)pixel[i * 6 + j] + ch, lanes);
+        FN(data_points)(t[j], line, 1, rows);
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < rows; i++) {
+        FN(data_points)(out, &t[0][i], 6, columns);
+#pragma GCC unroll 6
+        for (int j = 0; j < columns; j++)
+            FN(store)(v + (i * 6 + j) * plane + ch, out[j]);
     }
 }
 
-FC_INLINE void FN(filter_tile)(T *u, fc_index plane, const void *const *tap, fc_index c, const int R)
+FC_INLINE void FN(data_line)(T *v, fc_index plane, const void *const *pixel, fc_index c, const int n)
 {
     for (fc_index ch = 0; ch < c; ch += VL) {
-        const fc_index lanes = c - ch;
-        vec t[5][6], column[5], row[6];
-        for (int j = 0; j < R; j++) {
-            for (int i = 0; i < R; i++) {
-                const T *at = (const T *)tap[i * R + j] + ch;
-                column[i] = lanes < VL ? FN(load_part)(at, lanes) : FN(load)(at);
-            }
-            FN(filter_points)(t[j], column, 1, R);
-        }
-        for (int i = 0; i < 6; i++) {
-            FN(filter_points)(row, &t[0][i], 6, R);
-            for (int j = 0; j < 6; j++)
-                FN(store)(u + (i * 6 + j) * plane + ch, row[j]);
-        }
+        vec line[6], out[6];
+        for (int j = 0; j < 6; j++)
+            line[j] = FN(load_lanes)((const T *)pixel[j] + ch, c - ch);
+        FN(data_points)(out, line, 1, n);
+        for (int j = 0; j < n; j++)
+            FN(store)(v + j * plane + ch, out[j]);
     }
 }
 
-static void FN(winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps)
+static void FN(winograd_data)(void *v, fc_index plane, const void *const *pixel, fc_index c, int rows, int columns)
+{
+    if (rows == 1 || columns == 1)
+        FN(data_line)(v, plane, pixel, c, rows * columns);
+    else
+        FOR_VECTORS(c, FN(data_vector), rows, columns, v, plane, pixel)
+}
+
+FC_INLINE void FN(filter_vector)(fc_index ch, fc_index lanes, const int rows, const int columns, T *u, fc_index plane,
+                                 const void *const *tap, const int R)
+{
+    vec t[5][6], line[5], out[6];
+#pragma GCC unroll 5
+    for (int j = 0; j < R; j++) {
+#pragma GCC unroll 5
+        for (int i = 0; i < R; i++)
+            line[i] = FN(load_lanes)((const T *)tap[i * R + j] + ch, lanes);
+        FN(filter_points)(t[j], line, 1, R, rows);
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < rows; i++) {
+        FN(filter_points)(out, &t[0][i], 6, R, columns);
+#pragma GCC unroll 6
+        for (int j = 0; j < columns; j++)
+            FN(store)(u + (i * 6 + j) * plane + ch, out[j]);
+    }
+}
+
+FC_INLINE void FN(filter_line)(T *u, fc_index plane, const void *const *tap, fc_index c, const int R, const int n)
+{
+    for (fc_index ch = 0; ch < c; ch += VL) {
+        vec line[5], out[6];
+        for (int j = 0; j < R; j++)
+            line[j] = FN(load_lanes)((const T *)tap[j] + ch, c - ch);
+        FN(filter_points)(out, line, 1, R, n);
+        for (int j = 0; j < n; j++)
+            FN(store)(u + j * plane + ch, out[j]);
+    }
+}
+
+FC_INLINE void FN(filter)(T *u, fc_index plane, const void *const *tap, fc_index c, const int R, int rows, int columns)
+{
+    if (rows == 1 || columns == 1)
+        FN(filter_line)(u, plane, tap, c, R, rows * columns);
+    else
+        FOR_VECTORS(c, FN(filter_vector), rows, columns, u, plane, tap, R)
+}
+
+static void FN(winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps, int rows, int columns)
 {
     switch (taps) {
-    case 2: FN(filter_tile)(u, plane, tap, c, 2); break;
-    case 3: FN(filter_tile)(u, plane, tap, c, 3); break;
-    case 4: FN(filter_tile)(u, plane, tap, c, 4); break;
-    case 5: FN(filter_tile)(u, plane, tap, c, 5); break;
+    case 2: FN(filter)(u, plane, tap, c, 2, rows, columns); break;
+    case 3: FN(filter)(u, plane, tap, c, 3, rows, columns); break;
+    case 4: FN(filter)(u, plane, tap, c, 4, rows, columns); break;
+    case 5: FN(filter)(u, plane, tap, c, 5, rows, columns); break;
     }
 }
 
-FC_INLINE void FN(result_tile)(T *y, fc_index y_row, fc_index y_pixel, fc_index rows, fc_index columns, const T *s,
-                               fc_index plane, fc_index n, const T *gain, const T *bias, int flags, const int M)
+/* Where the results of a tile go, and what becomes of them. */
+typedef struct {
+    T *y;
+    fc_index y_row, y_pixel, height, width; /* at most so many rows and columns are written */
+    const T *gain, *bias;
+    int flags;
+} FN(target);
+
+FC_INLINE void FN(result_vector)(fc_index ch, fc_index lanes, const int rows, const int columns, const FN(target) *to, const T *s,
+                                 fc_index plane, const int M)
 {
-    for (fc_index ch = 0; ch < n; ch += VL) {
-        const fc_index lanes = n - ch;
-        vec t[6][5], column[6], row[5];
-        T gain_part[VL] = {0}, bias_part[VL] = {0};
-        if (flags & FC_GAIN)
-            FN(store)(gain_part, lanes < VL ? FN(load_part)(gain + ch, lanes) : FN(load)(gain + ch));
-        if (flags & FC_BIAS)
-            FN(store)(bias_part, lanes < VL ? FN(load_part)(bias + ch, lanes) : FN(load)(bias + ch));
-        for (int j = 0; j < 6; j++) {
-            for (int i = 0; i < 6; i++)
-                column[i] = FN(load)(s + (i * 6 + j) * plane + ch);
-            FN(results)(t[j], column, 1, M);
+    vec t[6][5], line[6], out[5];
+    T gain[VL], bias[VL];
+    if (to->flags & FC_GAIN)
+        FN(store)(gain, FN(load_lanes)(to->gain + ch, lanes));
+    if (to->flags & FC_BIAS)
+        FN(store)(bias, FN(load_lanes)(to->bias + ch, lanes));
+#pragma GCC unroll 6
+    for (int j = 0; j < columns; j++) {
+        if (rows == 1) {
+            t[j][0] = FN(load)(s + j * plane + ch);
+            continue;
         }
-        for (int i = 0; i < M && i < rows; i++) {
-            FN(results)(row, &t[0][i], 5, M);
-            for (int j = 0; j < M && j < columns; j++) {
-                const vec r = FN(finish)(row[j], gain_part, bias_part, flags);
-                T *out = y + i * y_row + j * y_pixel + ch;
-                if (lanes < VL)
-                    FN(store_part)(out, r, lanes);
-                else
-                    FN(store)(out, r);
-            }
-        }
+#pragma GCC unroll 6
+        for (int i = 0; i < rows; i++)
+            line[i] = FN(load)(s + (i * 6 + j) * plane + ch);
+        FN(results)(t[j], line, 1, M, rows);
+    }
+    for (int i = 0; i < M && i < to->height; i++) {
+        FN(results)(out, &t[0][i], 5, M, columns);
+#pragma GCC unroll 5
+        for (int j = 0; j < M && j < to->width; j++)
+            FN(store_lanes)(to->y + i * to->y_row + j * to->y_pixel + ch, FN(finish)(out[j], gain, bias, to->flags), lanes);
     }
 }
 
-static void FN(winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_index rows, fc_index columns, const void *s,
-                                fc_index plane, fc_index n, const void *gain, const void *bias, int flags, int m)
+FC_INLINE void FN(result)(const FN(target) *to, const T *s, fc_index plane, fc_index n, const int M, int rows, int columns)
 {
+    FOR_VECTORS(n, FN(result_vector), rows, columns, to, s, plane, M)
+}
+
+static void FN(winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_index height, fc_index width, const void *s,
+                                fc_index plane, fc_index n, const void *gain, const void *bias, int flags, int m, int rows,
+                                int columns)
+{
+    FN(target) to = {y, y_row, y_pixel, height, width, gain, bias, flags};
+    if (columns == 1) { /* a line lies down */
+        to = (FN(target)){y, y_pixel, y_row, width, height, gain, bias, flags};
+        columns = rows;
+        rows = 1;
+    }
     switch (m) {
-    case 2: FN(result_tile)(y, y_row, y_pixel, rows, columns, s, plane, n, gain, bias, flags, 2); break;
-    case 3: FN(result_tile)(y, y_row, y_pixel, rows, columns, s, plane, n, gain, bias, flags, 3); break;
-    case 4: FN(result_tile)(y, y_row, y_pixel, rows, columns, s, plane, n, gain, bias, flags, 4); break;
-    case 5: FN(result_tile)(y, y_row, y_pixel, rows, columns, s, plane, n, gain, bias, flags, 5); break;
+    case 2: FN(result)(&to, s, plane, n, 2, rows, columns); break;
+    case 3: FN(result)(&to, s, plane, n, 3, rows, columns); break;
+    case 4: FN(result)(&to, s, plane, n, 4, rows, columns); break;
+    case 5: FN(result)(&to, s, plane, n, 5, rows, columns); break;
     }
 }
+#undef FOR_VECTORS
 #undef A1
 #undef A2
 #undef A3

@@ -14,6 +14,11 @@
 
 A block's V and S stay in the second-level cache from one step to the next: written to memory they would cost more than Winograd
 saves.  The formulas are in src_c/winograd_tmpl.h.  As in conv2d.pyx, shapes alone decide what is summed in which order.
+
+Of 14 results along an axis the last tile of four has two, and takes 4 points instead of 6.  A block's tiles are sorted so that
+those that have a point lie together: each of its products takes these alone.
+
+1xn and nx1 filters are the same in one dimension: along an axis of one tap there is one point, one result a tile.
 """
 from cython.parallel cimport parallel, prange, threadid
 from libc.stdint cimport uint8_t
@@ -34,15 +39,17 @@ ctypedef fused real:
 
 cdef enum:
     EDGE = 6
-    POINTS = 36
+    MOST_POINTS = 36
+    MOST_TILES = 48  # of a block; whole register tiles of 6 rows: more would not use a panel of U better
 
 # V and S of a block, of the second-level cache's 512 KB to 1 MB.
 cdef fc_index BLOCK_BYTES = 640 << 10
-# Tiles of a block: whole register tiles of 6 rows or most of 14; more would not use a panel of U better.
+# Tiles of a block, at least.
 cdef fc_index LEAST_TILES = 24
-cdef fc_index MOST_TILES = 48
 # Work is cut into at least this many tasks where the shape allows.
 cdef fc_index TASKS = 16
+# Panels of a filter gradient are taken together until their row of S or W is so long: each group transforms the source anew.
+cdef fc_index GROUP_BYTES = 256
 # A filter gradient's S for one task, of the same cache.
 cdef fc_index SUM_BYTES = 320 << 10
 # Its tasks, where the shape allows: each chunk of them sums into an S of its own.
@@ -56,18 +63,35 @@ cdef fc_index OWN_U_BYTES = 4 << 20
 # Rows of a panel whose filters are transformed as one task.
 cdef fc_index FILTER_ROWS = 16
 
+cdef struct Tiling:                   # of one axis of the result
+    fc_index taps, m                  # of the filter, of a tile's results
+    fc_index tiles, points, last_points
+
+
+cdef struct Tile:
+    fc_index image, top, left         # of its results
+    bint is_last_v, is_last_u
+    int rows, columns                 # points
+
+
+cdef struct Order:                    # of a block's tiles in V, S and W
+    fc_index place[MOST_TILES]
+    fc_index start[5]                 # vertically the last; neither; horizontally the last; both; end
+
+
 cdef struct Job:
     const fc_kernels *fc
     fc_index size                     # bytes of an element
     Images x                          # source
     fc_index c, k                     # channels of the source, of the result
     Axis v, u                         # vertical, horizontal
-    fc_index taps, m                  # of the filter, of a result tile
-    fc_index tiles_v, tiles_u, tiles
+    Tiling tv, tu
+    fc_index tiles, points
     fc_index block, blocks            # tiles of a block
     Panels panels
     fc_index width                    # of the widest panel
     fc_index groups                   # of panels, each a task of its own
+    fc_index group_k                  # filter_gradient: channels of the widest
     fc_index part_c, parts            # filter_gradient: channels of a task (correlate: all, in whole vectors)
     const char *zeros                 # max(c, k) of them, a pixel outside the image
     fc_index *row                     # [block] a tile's row of V
@@ -105,13 +129,61 @@ cdef inline fc_index whole_vectors(const Job *job, fc_index n) noexcept nogil:
     return ceil_div(n, job.fc.vl) * job.fc.vl
 
 
+cdef Tiling cut_tiles(fc_index count, fc_index taps) noexcept nogil:
+    cdef fc_index m = EDGE + 1 - taps if taps > 1 else 1, tiles = ceil_div(count, m)
+    if taps == 1:
+        return Tiling(1, 1, count, 1, 1)
+    return Tiling(taps, m, tiles, EDGE, max(3, EDGE - (tiles * m - count)))
+
+
+def products(fc_index count, fc_index taps):
+    """Along an axis of `count` results: what Winograd takes instead of count * taps multiplications."""
+    cdef Tiling tiling = cut_tiles(count, taps)
+    return (tiling.tiles - 1) * tiling.points + tiling.last_points
+
+
+cdef inline Tile find_tile(const Job *job, fc_index number) noexcept nogil:
+    cdef fc_index row = number // job.tu.tiles % job.tv.tiles, column = number % job.tu.tiles
+    cdef bint is_last_v = row == job.tv.tiles - 1, is_last_u = column == job.tu.tiles - 1
+    return Tile(number // (job.tv.tiles * job.tu.tiles), row * job.tv.m, column * job.tu.m, is_last_v, is_last_u,
+                <int>(job.tv.last_points if is_last_v else job.tv.points),
+                <int>(job.tu.last_points if is_last_u else job.tu.points))
+
+
+cdef void sort_tiles(const Job *job, Order *order, fc_index first, fc_index tiles) noexcept nogil:
+    cdef fc_index kind[MOST_TILES]
+    cdef fc_index k, t, at = 0
+    cdef Tile tile
+    for t in range(tiles):
+        tile = find_tile(job, first + t)
+        kind[t] = (3 if tile.is_last_v else 2) if tile.is_last_u else (0 if tile.is_last_v else 1)
+    for k in range(4):
+        order.start[k] = at
+        for t in range(tiles):
+            if kind[t] == k:
+                order.place[t] = at
+                at += 1
+    order.start[4] = at
+
+
+cdef inline fc_index first_with(const Job *job, const Order *order, fc_index point) noexcept nogil:
+    """Where the tiles that have the point begin in V, S and W."""
+    return order.start[1] if point // job.tu.points >= job.tv.last_points else 0
+
+
+cdef inline fc_index last_with(const Job *job, const Order *order, fc_index point) noexcept nogil:
+    """Where they end."""
+    if point % job.tu.points >= job.tu.last_points:
+        return order.start[2]
+    return order.start[3 if point // job.tu.points >= job.tv.last_points else 4]
+
+
 cdef int plan(Job *job, fc_index size, fc_index k, vertical, horizontal) except -1:
     job.fc, job.size, job.c, job.k = kernels_for(size), size, job.x.c, k
     read_axis(&job.v, vertical)
     read_axis(&job.u, horizontal)
-    job.taps, job.m = job.v.taps, EDGE + 1 - job.v.taps
-    job.tiles_v, job.tiles_u = ceil_div(job.v.count, job.m), ceil_div(job.u.count, job.m)
-    job.tiles = job.x.n * job.tiles_v * job.tiles_u
+    job.tv, job.tu = cut_tiles(job.v.count, job.v.taps), cut_tiles(job.u.count, job.u.taps)
+    job.tiles, job.points = job.x.n * job.tv.tiles * job.tu.tiles, job.tv.points * job.tu.points
     job.panels = cut_panels(job.fc, job.k)
     job.width = ceil_div(job.panels.vectors, job.panels.count) * job.fc.vl
     job.whole_k = whole_vectors(job, job.k)
@@ -120,7 +192,7 @@ cdef int plan(Job *job, fc_index size, fc_index k, vertical, horizontal) except 
 
 cdef inline fc_index most_tiles(const Job *job, fc_index n_bytes) noexcept nogil:
     """Tiles of a block whose V, and S or W, take so much memory."""
-    return max(LEAST_TILES, min(MOST_TILES, n_bytes // (POINTS * (job.part_c + job.width) * job.size)))
+    return max(LEAST_TILES, min(MOST_TILES, n_bytes // (job.points * (job.part_c + max(job.width, job.group_k)) * job.size)))
 
 
 cdef void plan_correlate(Job *job) noexcept nogil:
@@ -133,14 +205,16 @@ cdef void plan_correlate(Job *job) noexcept nogil:
     job.blocks = ceil_div(job.tiles, job.block)
     job.block = ceil_div(job.tiles, job.blocks)
     job.groups = min(job.panels.count, ceil_div(TASKS, job.blocks))
-    if job.tiles <= MOST_TILES and POINTS * job.c * job.whole_k * job.size > OWN_U_BYTES:
+    if job.tiles <= MOST_TILES and job.points * job.c * job.whole_k * job.size > OWN_U_BYTES:
         job.own_u, job.block, job.blocks, job.groups = True, job.tiles, 1, job.panels.count
 
 
 cdef void plan_gradient(Job *job) noexcept nogil:
-    """A task's S stays in the cache beside V and W: one panel and so many channels."""
-    cdef fc_index point_bytes = POINTS * job.width * job.size, whole_bytes = POINTS * job.c * job.whole_k * job.size
-    job.groups = job.panels.count
+    """A task's S stays in the cache beside V and W: a few panels and so many channels."""
+    cdef fc_index point_bytes, whole_bytes = job.points * job.c * job.whole_k * job.size
+    job.groups = ceil_div(job.panels.count, max(1, GROUP_BYTES // (job.width * job.size)))
+    job.group_k = ceil_div(job.panels.count, job.groups) * job.width
+    point_bytes = job.points * job.group_k * job.size
     job.parts = ceil_div(job.c, max(job.fc.vl, SUM_BYTES // point_bytes))
     job.part_c = whole_vectors(job, ceil_div(job.c, job.parts))
     job.parts = ceil_div(job.c, job.part_c)
@@ -176,24 +250,24 @@ cdef void free_job(Job *job) noexcept nogil:
 
 
 cdef void find_pixels(const Job *job, const void **pixel, const Images *x, fc_index image, fc_index top, fc_index left,
-                      fc_index edge, fc_index first, fc_index c, char *patch) noexcept nogil:
-    """Where the edge x edge pixels of a tile lie; what exists only as a pool's gradient is first spread into the patch."""
+                      fc_index height, fc_index width, fc_index first, fc_index c, char *patch) noexcept nogil:
+    """Where the pixels of a tile lie; what exists only as a pool's gradient is first spread into the patch."""
     cdef fc_index i
     if x.where == NULL:
-        window_pixels(pixel, job.zeros, x, image, top, left, edge, edge, first)
+        window_pixels(pixel, job.zeros, x, image, top, left, height, width, first)
         return
-    copy_window(job.fc, patch, x, image, top, left, edge, edge, first, c)
-    for i in range(edge * edge):
+    copy_window(job.fc, patch, x, image, top, left, height, width, first, c)
+    for i in range(height * width):
         pixel[i] = patch + i * c * job.size
 
 
-cdef void transform_source(const Job *job, fc_index tile, fc_index first_c, fc_index c, char *v, char *patch) noexcept nogil:
+cdef void transform_source(const Job *job, fc_index number, fc_index first_c, fc_index c, char *v, char *patch) noexcept nogil:
     """Channels first_c .. first_c + c - 1 of one tile's 6x6 pixels into v, a row of V."""
-    cdef fc_index top = job.v.origin + tile // job.tiles_u % job.tiles_v * job.m
-    cdef fc_index left = job.u.origin + tile % job.tiles_u * job.m, image = tile // (job.tiles_u * job.tiles_v)
-    cdef const void *pixel[POINTS]
-    find_pixels(job, pixel, &job.x, image, top, left, EDGE, first_c, c, patch)
-    job.fc.winograd_data(v, plane_size(job, job.block, job.part_c), pixel, c)
+    cdef Tile tile = find_tile(job, number)
+    cdef const void *pixel[MOST_POINTS]
+    find_pixels(job, pixel, &job.x, tile.image, job.v.origin + tile.top, job.u.origin + tile.left, job.tv.points, job.tu.points,
+                first_c, c, patch)
+    job.fc.winograd_data(v, plane_size(job, job.block, job.part_c), pixel, c, tile.rows, tile.columns)
 
 
 # ------------------------------------------------------------------------------------------------ correlate
@@ -204,22 +278,23 @@ cdef void transform_filters(const Job *job, fc_index panel, fc_index c0, fc_inde
     cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
     cdef fc_index a, b, r, n = panel_channels(&job.panels, first, first + width), row_bytes = job.filter_k * job.size
     cdef fc_index rows_of_tap = job.k if job.transposed else job.c
-    cdef const void *tap[POINTS]
+    cdef const void *tap[MOST_POINTS]
     cdef const char *w
-    for a in range(job.taps):
-        for b in range(job.taps):
-            w = job.filters + (job.v.tap[a] * job.taps + job.u.tap[b]) * rows_of_tap * row_bytes
+    for a in range(job.tv.taps):
+        for b in range(job.tu.taps):
+            w = job.filters + (job.v.tap[a] * job.tu.taps + job.u.tap[b]) * rows_of_tap * row_bytes
             if job.transposed:
                 job.fc.pack(buffer, w + first * row_bytes + c0 * job.size, rows, n, width, 1, job.filter_k)
-                tap[a * job.taps + b] = buffer
+                tap[a * job.tu.taps + b] = buffer
                 buffer += rows * width * job.size
             else:
-                tap[a * job.taps + b] = w + c0 * row_bytes + first * job.size
+                tap[a * job.tu.taps + b] = w + c0 * row_bytes + first * job.size
     if job.transposed:
         row_bytes = width * job.size
     for r in range(c0, c0 + rows):
-        job.fc.winograd_filter(u + r * width * job.size, plane, tap, n, <int>job.taps)
-        for a in range(job.taps * job.taps):
+        job.fc.winograd_filter(u + r * width * job.size, plane, tap, n, <int>max(job.tv.taps, job.tu.taps), <int>job.tv.points,
+                               <int>job.tu.points)
+        for a in range(job.tv.taps * job.tu.taps):
             tap[a] = <const char *>tap[a] + row_bytes
 
 
@@ -230,35 +305,52 @@ cdef void transform_some_filters(const Job *job, fc_index task, char *buffer) no
                       job.transformed + job.c * panel_start(&job.panels, panel) * job.size, job.plane_u, buffer)
 
 
-cdef void finish_tile(const Job *job, fc_index tile, const char *s, fc_index plane, fc_index first, fc_index n,
+cdef void finish_tile(const Job *job, fc_index number, const char *s, fc_index plane, fc_index first, fc_index n,
                       char *patch) noexcept nogil:
     """From the points of one tile to its results, of n channels from `first` on; or to their pool."""
-    cdef fc_index image = tile // (job.tiles_u * job.tiles_v)
-    cdef fc_index top = tile // job.tiles_u % job.tiles_v * job.m, left = tile % job.tiles_u * job.m, at
+    cdef Tile tile = find_tile(job, number)
+    cdef int m = <int>max(job.tv.m, job.tu.m)
+    cdef fc_index height = min(job.tv.m, job.v.count - tile.top), width = min(job.tu.m, job.u.count - tile.left), at
     cdef const char *gain = at_element(job.gain, first, job.size)
     cdef const char *bias = at_element(job.bias, first, job.size)
     if not job.pools:
-        at = ((image * job.yh + top) * job.yw + left) * job.y_pixel + first
-        job.fc.winograd_result(job.y + at * job.size, job.yw * job.y_pixel, job.y_pixel, job.v.count - top, job.u.count - left, s,
-                               plane, n, gain, bias, job.flags, <int>job.m)
+        at = ((tile.image * job.yh + tile.top) * job.yw + tile.left) * job.y_pixel + first
+        job.fc.winograd_result(job.y + at * job.size, job.yw * job.y_pixel, job.y_pixel, height, width, s, plane, n, gain, bias,
+                               job.flags, m, tile.rows, tile.columns)
         return
-    at = ((image * job.yh + top // 2) * job.yw + left // 2) * job.y_pixel + first
-    job.fc.winograd_result(patch, job.m * n, n, job.m, job.m, s, plane, n, gain, bias, job.flags, <int>job.m)
+    at = ((tile.image * job.yh + tile.top // 2) * job.yw + tile.left // 2) * job.y_pixel + first
+    job.fc.winograd_result(patch, m * n, n, height, width, s, plane, n, gain, bias, job.flags, m, tile.rows, tile.columns)
     job.fc.pool_windows(job.y + at * job.size, job.where + at if job.where != NULL else NULL, job.yw * job.y_pixel, job.y_pixel,
-                        patch, job.m * n, n, min(job.m, min(job.v.count, 2 * job.yh) - top),
-                        min(job.m, min(job.u.count, 2 * job.yw) - left), n)
+                        patch, m * n, n, min(height, 2 * job.yh - tile.top), min(width, 2 * job.yw - tile.left), n)
+
+
+cdef void multiply(const Job *job, const Order *order, char *s, fc_index plane_s, const char *v, fc_index plane_v, const char *u,
+                   fc_index width) noexcept nogil:
+    """S = V U of one block and panel, point by point."""
+    cdef fc_index p, run, c, first, count
+    for p in range(job.points):
+        first = first_with(job, order, p)
+        count = last_with(job, order, p) - first
+        for run in range(ceil_div(job.c, CHANNEL_RUN)):
+            c = run * CHANNEL_RUN
+            job.fc.gemm(s + (p * plane_s + first * job.width) * job.size, job.place,
+                        v + (p * plane_v + first * job.part_c) * job.size, job.row, count, job.count + c,
+                        min(CHANNEL_RUN, job.c - c), u + (p * job.plane_u + c * width) * job.size, width, width // job.fc.vl, width,
+                        NULL, NULL, FC_ACCUMULATE if c > 0 else 0)
 
 
 cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept nogil:
     cdef fc_index group = task % job.groups, t0 = task // job.groups * job.block, tiles = min(job.block, job.tiles - t0)
     cdef fc_index plane_v = plane_size(job, job.block, job.part_c), plane_s = plane_size(job, job.block, job.width)
     cdef char *v = buffer
-    cdef char *s = v + POINTS * plane_v * job.size
-    cdef char *patch = s + POINTS * plane_s * job.size
+    cdef char *s = v + job.points * plane_v * job.size
+    cdef char *patch = s + job.points * plane_s * job.size
     cdef char *u
-    cdef fc_index t, p, c, panel, first, width
+    cdef fc_index t, c, panel, first, width
+    cdef Order order
+    sort_tiles(job, &order, t0, tiles)
     for t in range(tiles):
-        transform_source(job, t0 + t, 0, job.c, v + t * job.part_c * job.size, patch)
+        transform_source(job, t0 + t, 0, job.c, v + order.place[t] * job.part_c * job.size, patch)
     for panel in range(group * job.panels.count // job.groups, (group + 1) * job.panels.count // job.groups):
         first = panel_start(&job.panels, panel)
         width = panel_start(&job.panels, panel + 1) - first
@@ -267,16 +359,9 @@ cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept 
             u = patch + job.patch_bytes
             for c in range(ceil_div(job.c, FILTER_ROWS)):
                 transform_filters(job, panel, c * FILTER_ROWS, min(FILTER_ROWS, job.c - c * FILTER_ROWS), u, job.plane_u, patch)
-        for p in range(POINTS):
-            c = 0
-            while c < job.c:
-                job.fc.gemm(s + p * plane_s * job.size, job.place, v + p * plane_v * job.size, job.row, tiles, job.count + c,
-                            min(CHANNEL_RUN, job.c - c),
-                            u + (p * job.plane_u + c * width) * job.size, width,
-                            width // job.fc.vl, width, NULL, NULL, FC_ACCUMULATE if c > 0 else 0)
-                c += CHANNEL_RUN
+        multiply(job, &order, s, plane_s, v, plane_v, u, width)
         for t in range(tiles):
-            finish_tile(job, t0 + t, s + t * job.width * job.size, plane_s, first,
+            finish_tile(job, t0 + t, s + order.place[t] * job.width * job.size, plane_s, first,
                         panel_channels(&job.panels, first, first + width), patch)
 
 
@@ -289,9 +374,9 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     run = run_of_tasks(tasks, num_threads)
     fill_tables(job)
     job.plane_u = plane_size(job, job.c, job.width if job.own_u else job.whole_k)
-    u_bytes = whole_lines(POINTS * job.plane_u * job.size)
-    job.patch_bytes = max(job.taps * job.taps * FILTER_ROWS * job.width, POINTS * max(job.c, job.width)) * job.size
-    thread_bytes = whole_lines(job.patch_bytes + POINTS * job.size * (
+    u_bytes = whole_lines(job.points * job.plane_u * job.size)
+    job.patch_bytes = max(job.tv.taps * job.tu.taps * FILTER_ROWS * job.width, job.points * max(job.c, job.width)) * job.size
+    thread_bytes = whole_lines(job.patch_bytes + job.points * job.size * (
         plane_size(job, job.block, job.part_c) + plane_size(job, job.block, job.width)))
     if job.own_u:
         thread_bytes += u_bytes
@@ -312,7 +397,8 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
 def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :, :, ::1] filters, const real[::1] bias,
               bint relu, vertical, horizontal, bint transposed, int num_threads, *, const real[::1] gain=None, bint pools=False,
               uint8_t[:, :, :, ::1] where=None, unpool=None, fc_index group=0, fc_index groups=1):
-    """As conv2d.correlate, along two geometry.Sweeps of step 1 and equally many adjacent taps, 2 .. 5 (for a pool: 3 or 5)."""
+    """As conv2d.correlate, along two geometry.Sweeps of step 1 and equally many adjacent taps, 2 .. 5 (for a pool: 3 or 5), or
+    one of them of a single tap (no pool)."""
     cdef Job job
     cdef fc_index k = y.shape[3] // groups
     memset(&job, 0, sizeof(Job))
@@ -340,14 +426,13 @@ def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :,
 
 # ------------------------------------------------------------------------------------------------ filter gradient
 
-cdef void transform_gradient(const Job *job, fc_index tile, fc_index first, fc_index n, char *w, fc_index plane,
+cdef void transform_gradient(const Job *job, fc_index number, fc_index first, fc_index n, char *w, fc_index plane,
                              char *patch) noexcept nogil:
     """Channels first .. first + n - 1 of one tile's m x m pixels of the output's gradient into w, a row of W."""
-    cdef fc_index top = tile // job.tiles_u % job.tiles_v * job.m, left = tile % job.tiles_u * job.m
-    cdef fc_index image = tile // (job.tiles_u * job.tiles_v)
-    cdef const void *pixel[POINTS]
-    find_pixels(job, pixel, &job.dy, image, top, left, job.m, first, n, patch)
-    job.fc.winograd_filter(w, plane, pixel, n, <int>job.m)
+    cdef Tile tile = find_tile(job, number)
+    cdef const void *pixel[MOST_POINTS]
+    find_pixels(job, pixel, &job.dy, tile.image, tile.top, tile.left, job.tv.m, job.tu.m, first, n, patch)
+    job.fc.winograd_filter(w, plane, pixel, n, <int>max(job.tv.m, job.tu.m), tile.rows, tile.columns)
 
 
 cdef void gradient_task(const Job *job, fc_index task, char *buffer) noexcept nogil:
@@ -359,24 +444,28 @@ cdef void gradient_task(const Job *job, fc_index task, char *buffer) noexcept no
     cdef fc_index first_block = chunk * job.blocks // job.chunks, last_block = (chunk + 1) * job.blocks // job.chunks
     cdef fc_index plane_v = plane_size(job, job.block, job.part_c), plane_w = plane_size(job, job.block, group_k)
     cdef fc_index plane_s = plane_size(job, job.c, job.whole_k)
-    cdef char *sums = job.sums + chunk * POINTS * plane_s * job.size
+    cdef char *sums = job.sums + chunk * job.points * plane_s * job.size
     cdef char *v = buffer
-    cdef char *w = v + POINTS * plane_v * job.size
-    cdef char *patch = w + POINTS * plane_w * job.size
-    cdef fc_index block, t, t0, tiles, p, panel, first, width
+    cdef char *w = v + job.points * plane_v * job.size
+    cdef char *patch = w + job.points * plane_w * job.size
+    cdef fc_index block, t, t0, tiles, p, t1, count, panel, first, width
+    cdef Order order
     for block in range(first_block, last_block):
         t0 = block * job.block
         tiles = min(job.block, job.tiles - t0)
+        sort_tiles(job, &order, t0, tiles)
         for t in range(tiles):
-            transform_source(job, t0 + t, first_c, c, v + t * job.part_c * job.size, patch)
-            transform_gradient(job, t0 + t, first_k, n, w + t * group_k * job.size, plane_w, patch)
-        for p in range(POINTS):
+            transform_source(job, t0 + t, first_c, c, v + order.place[t] * job.part_c * job.size, patch)
+            transform_gradient(job, t0 + t, first_k, n, w + order.place[t] * group_k * job.size, plane_w, patch)
+        for p in range(job.points):
+            t1 = first_with(job, &order, p)
+            count = last_with(job, &order, p) - t1
             for panel in range(panel0, panel1):
                 first = panel_start(&job.panels, panel)
                 width = panel_start(&job.panels, panel + 1) - first
                 job.fc.gemm(sums + (p * plane_s + first_c * job.whole_k + first) * job.size, job.dw_row,
-                            v + p * plane_v * job.size, job.count, c, job.row, tiles,
-                            w + (p * plane_w + first - first_k) * job.size, group_k, width // job.fc.vl, width, NULL, NULL,
+                            v + (p * plane_v + t1 * job.part_c) * job.size, job.count, c, job.row, count,
+                            w + (p * plane_w + t1 * group_k + first - first_k) * job.size, group_k, width // job.fc.vl, width, NULL, NULL,
                             FC_ACCUMULATE if block > first_block else 0)
 
 
@@ -384,11 +473,12 @@ cdef void finish_gradient(const Job *job, char *dw, fc_index c) noexcept nogil:
     """One input channel's filters: the chunks' sums, in order, and back from points to taps."""
     cdef fc_index plane = plane_size(job, job.c, job.whole_k), p, chunk
     cdef char *sums = job.sums + c * job.whole_k * job.size
-    for p in range(POINTS):
+    for p in range(job.points):
         for chunk in range(1, job.chunks):
-            job.fc.add(sums + p * plane * job.size, sums + (chunk * POINTS + p) * plane * job.size, job.whole_k)
-    job.fc.winograd_result(dw + c * job.filter_k * job.size, job.taps * job.c * job.filter_k, job.c * job.filter_k, job.taps,
-                           job.taps, sums, plane, job.k, NULL, NULL, 0, <int>job.taps)
+            job.fc.add(sums + p * plane * job.size, sums + (chunk * job.points + p) * plane * job.size, job.whole_k)
+    job.fc.winograd_result(dw + c * job.filter_k * job.size, job.tu.taps * job.c * job.filter_k, job.c * job.filter_k, job.tv.taps,
+                           job.tu.taps, sums, plane, job.k, NULL, NULL, 0, <int>max(job.tv.taps, job.tu.taps),
+                           <int>job.tv.points, <int>job.tu.points)
 
 
 cdef int run_filter_gradient(Job *job, char *dw, int num_threads) except -1:
@@ -397,9 +487,9 @@ cdef int run_filter_gradient(Job *job, char *dw, int num_threads) except -1:
     cdef char *data
     plan_gradient(job)
     fill_tables(job)
-    sum_bytes = whole_lines(job.chunks * POINTS * plane_size(job, job.c, job.whole_k) * job.size)
-    thread_bytes = whole_lines(POINTS * job.size * (
-        plane_size(job, job.block, job.part_c) + plane_size(job, job.block, job.width) + max(job.c, job.width)))
+    sum_bytes = whole_lines(job.chunks * job.points * plane_size(job, job.c, job.whole_k) * job.size)
+    thread_bytes = whole_lines(job.points * job.size * (
+        plane_size(job, job.block, job.part_c) + plane_size(job, job.block, job.group_k) + max(job.c, job.group_k)))
     block = scratch(sum_bytes + num_threads * thread_bytes + max(job.c, job.k) * job.size)
     data = block.data
     job.sums = data
