@@ -11,19 +11,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from fastconv import _algorithms, geometry
+from fastconv._kernels import winograd
 
 DOCUMENT = "MNIST"  # the network whose figures are the headline
 LENET = "LeNet-5"
 
-# Winograd's tiles: of 6x6 products a channel and filter, and of 7 - taps pixels of the result to a side.
-WINOGRAD_PRODUCTS = 36
 # The passes of a convolution, by the functions that compute them.
 COMPUTES = {
     "conv2d": "forward",
     "conv2d_backprop_input": "input_gradient",
     "conv2d_backprop_filter": "filter_gradient",
 }
-WINOGRAD_SIDES = {3: 4, 5: 2}
 
 # What the table of the frameworks takes geometric means over.
 FEW_CHANNELS = 16
@@ -76,12 +74,12 @@ class Conv(NamedTuple):
         return _algorithms.winograd(None, *sizes, COMPUTES[op])
 
     def executed_gflop(self, op: str) -> float:
-        """What fastconv computes of it, in 1e9: Winograd's tiles, rounded up, or the plain sum."""
+        """What fastconv computes of it, in 1e9: the products of Winograd's tiles, or the plain sum."""
         if not self.winograd(op):
             return self.gflop
         pixels = self.size if op == "conv2d_backprop_input" else self.axis.out
-        tiles = self.images * (-(-pixels // WINOGRAD_SIDES[self.taps])) ** 2
-        return 2e-9 * tiles * WINOGRAD_PRODUCTS * (self.channels // self.groups) * self.filters
+        _, products = winograd.cut(pixels, self.taps)
+        return 2e-9 * self.images * products**2 * (self.channels // self.groups) * self.filters
 
     @property
     def kind(self) -> str:

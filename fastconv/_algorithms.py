@@ -2,14 +2,14 @@
 
     filter, stride, dilation   channels, filters   tiles        products      algorithm
     3x3 or 5x5, 1, 1           8 or more           32 or more   1.5 times     winograd
-                                                   (64 for the  fewer or
+    1x3, 3x1, 1x5, 5x1; 1, 1   48 or more          (64 for the  fewer or
                                                    filters'     better
                                                    gradient)
-    3x3 or 5x5, 1, 1           any other                                      direct
+    these                      any other                                      direct
     anything else                                                             direct
 
-Few channels leave lanes empty, few tiles do not repay transforming the filters, and small images leave most
-of a tile outside.
+Few channels leave lanes empty, and in one dimension do not repay the transforms; few tiles do not repay those of
+the filters; and small images leave most of a tile outside.
 
 The first of these that is given decides otherwise:
 
@@ -30,10 +30,14 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 
 from fastconv import _arguments as arguments
+from fastconv._kernels import winograd as _winograd
 from fastconv.geometry import Axis
 
 ALGORITHMS = ("auto", "direct", "winograd")
+# The filters that Winograd's algorithm is there for.
+KERNELS = {(3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1)}
 LEAST_CHANNELS = 8
+LEAST_CHANNELS_OF_LINES = 48
 # The sums of the filters' gradient at the 36 points are four times its size and pass through memory twice.
 LEAST_TILES = {"forward": 32, "input_gradient": 32, "filter_gradient": 64}
 # The transforms take about as long as a third of the products.
@@ -46,8 +50,8 @@ _context: ContextVar[str | None] = ContextVar("fastconv_algorithm", default=None
 def algorithm(name: str) -> Iterator[None]:
     """Use "direct" or "winograd" inside a `with` block, in this Python thread (or asyncio task) only.
 
-    "winograd" is taken wherever it applies (3x3 and 5x5 filters, stride 1, no dilation), even where it is
-    slower; "auto" chooses.
+    "winograd" is taken wherever it applies (filters of 3x3, 5x5, 1x3, 3x1, 1x5 and 5x1, stride 1, no
+    dilation), even where it is slower; "auto" chooses.
     """
     token = _context.set(arguments.choice("name", name, ALGORITHMS))
     try:
@@ -75,24 +79,24 @@ def winograd(
     computes: "forward", "input_gradient" or "filter_gradient".
     """
     wanted = current() if algorithm is None else arguments.choice("algorithm", algorithm, ALGORITHMS)
-    fits = vertical.kernel == horizontal.kernel and vertical.kernel in (3, 5)
-    fits = fits and all(axis.stride == axis.dilation == 1 for axis in (vertical, horizontal))
+    axes = (vertical, horizontal)
+    fits = (vertical.kernel, horizontal.kernel) in KERNELS
+    fits = fits and all(axis.stride == axis.dilation == 1 for axis in axes)
     if algorithm == "winograd" and not fits:
         raise ValueError(
-            'algorithm "winograd" needs a 3x3 or 5x5 filter, stride 1 and no dilation, not '
+            'algorithm "winograd" needs a filter of 3x3, 5x5, 1x3, 3x1, 1x5 or 5x1, stride 1 and no dilation, not '
             f"{vertical.kernel}x{horizontal.kernel}, strides {vertical.stride, horizontal.stride}, "
             f"dilations {vertical.dilation, horizontal.dilation}"
         )
     if wanted != "auto" or not fits:
         return fits and wanted == "winograd"
-    axes = (vertical, horizontal)
-    side = 7 - vertical.kernel  # of a tile
     tiled = [axis.size if computes == "input_gradient" else axis.out for axis in axes]
-    tiles = math.prod(-(-pixels // side) for pixels in tiled)
-    gain = math.prod(axis.out * axis.kernel for axis in axes) / (36 * tiles)
+    cuts = [_winograd.cut(pixels, axis.kernel) for pixels, axis in zip(tiled, axes, strict=True)]
+    gain = math.prod(axis.out * axis.kernel for axis in axes) / math.prod(products for _, products in cuts)
+    least_channels = LEAST_CHANNELS_OF_LINES if 1 in (vertical.kernel, horizontal.kernel) else LEAST_CHANNELS
     return (
-        min(channels, filters) >= LEAST_CHANNELS
-        and images * tiles >= LEAST_TILES[computes]
+        min(channels, filters) >= least_channels
+        and images * math.prod(tiles for tiles, _ in cuts) >= LEAST_TILES[computes]
         and gain >= LEAST_GAIN
     )
 

@@ -44,6 +44,17 @@ FC_INLINE void FN(tile)(T *y, const fc_index *yrow, const T *x, const fc_index *
         b += ldb;
     }
 
+    if (!(flags & ~FC_ACCUMULATE) && n >= NV * VL) { /* Winograd's products: nothing but sums in whole vectors */
+#pragma GCC unroll 14
+        for (int i = 0; i < MR; i++) {
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; v++) {
+                T *out = y + yrow[i] + v * VL;
+                FN(store)(out, flags ? acc[i][v] + FN(load)(out) : acc[i][v]);
+            }
+        }
+        return;
+    }
     T gain_part[VL], bias_part[VL]; /* of the last vector, so that no load passes bias[n] */
     const fc_index last = n - (NV - 1) * VL;
     if ((flags & FC_GAIN) && last < VL)

@@ -139,6 +139,7 @@ def test_what_is_not_a_chain_stays_apart():
     assert steps(plain, MaxPooling2D(2)) == ["Conv2D", "MaxPooling2D", "Flatten"]
     assert steps(Conv2D(4, 3, activation="relu"), MaxPooling2D(3)) == ["Conv2D", "MaxPooling2D", "Flatten"]
     assert steps(Conv2D(4, 3, activation="relu"), MaxPooling2D(2, 1)) == ["Conv2D", "MaxPooling2D", "Flatten"]
+    assert steps(Conv2D(4, (1, 3), activation="relu"), MaxPooling2D(2))[0] == "Conv2D"
     explicit = [[0, 0], [1, 0], [1, 0], [0, 0]]
     assert steps(Conv2D(4, 3, activation="relu"), MaxPooling2D(2, padding=explicit))[0] == "Conv2D"
 

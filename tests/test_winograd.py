@@ -8,8 +8,10 @@ from tolerances import PRODUCT_SUM
 
 import fastconv
 from fastconv import _algorithms, geometry, nn, reference
+from fastconv._kernels import winograd
 
-# (N, H, W, C, K, taps, padding): whole and cut tiles, one tile, fewer channels than lanes, several panels
+# (N, H, W, C, K, taps, padding): whole and cut tiles, one tile, fewer channels than lanes, several panels; and filters of one
+# row or column
 CORNERS = [
     (1, 1, 1, 1, 1, 3, "SAME"),
     (1, 3, 2, 2, 3, 5, "SAME"),
@@ -20,6 +22,13 @@ CORNERS = [
     (1, 8, 5, 16, 130, 5, "SAME"),
     (2, 10, 7, 12, 20, 3, [[0, 0], [2, 0], [0, 3], [0, 0]]),
     (40, 7, 7, 16, 40, 3, "SAME"),
+    (2, 5, 6, 16, 24, 3, "SAME"),
+    (1, 1, 9, 3, 5, (1, 3), "SAME"),
+    (2, 9, 1, 8, 16, (3, 1), "SAME"),
+    (2, 7, 10, 17, 70, (1, 3), "VALID"),
+    (3, 13, 5, 33, 20, (3, 1), "SAME"),
+    (30, 6, 7, 16, 40, (1, 5), "SAME"),
+    (2, 11, 6, 20, 9, (5, 1), [[0, 0], [3, 0], [0, 2], [0, 0]]),
 ]
 
 # The document's networks from their second layer on, at a small batch.
@@ -30,6 +39,8 @@ LAYERS = {
     "AlexNet 4": (4, 13, 13, 384, 384, 3),
     "GoogLeNet 3a 5x5": (2, 28, 28, 16, 32, 5),
     "ResNet 56": (1, 56, 56, 64, 64, 3),
+    "1x3": (4, 17, 17, 128, 192, (1, 3)),
+    "5x1": (4, 17, 17, 128, 192, (5, 1)),
 }
 
 
@@ -41,7 +52,9 @@ def arrays(n, h, w, c, k, taps, dtype, padding="SAME"):
     """ReLU'd input, He-scaled filters, output gradient."""
     rng = np.random.default_rng(n * h + c * k)
     x = np.maximum(rng.standard_normal((n, h, w, c)), 0).astype(dtype)
-    filters = (rng.standard_normal((taps, taps, c, k)) * np.sqrt(2 / (taps * taps * c))).astype(dtype)
+    height, width = taps if isinstance(taps, tuple) else (taps, taps)
+    filters = rng.standard_normal((height, width, c, k)) * np.sqrt(2 / (height * width * c))
+    filters = filters.astype(dtype)
     shape = nn.conv2d(x[:0], filters, 1, padding).shape[1:]
     return x, filters, rng.standard_normal((n, *shape)).astype(dtype)
 
@@ -111,21 +124,28 @@ def test_same_bits_for_any_number_of_threads():
         (100, 14, 3, 1, 32, 7, False),
         (1, 14, 3, 1, 256, 256, False),
         (2, 14, 3, 1, 256, 256, True),
+        (8, 17, (1, 3), 1, 48, 48, True),
+        (8, 17, (5, 1), 1, 48, 48, True),
+        (8, 17, (1, 3), 1, 47, 48, False),
+        (8, 17, (1, 7), 1, 64, 64, False),
+        (8, 17, (3, 5), 1, 64, 64, False),
     ],
 )
 def test_auto(images, size, taps, stride, channels, filters, expected):
-    axis = geometry.axis(size, taps, stride, 1, "SAME")
-    assert _algorithms.winograd("auto", images, axis, axis, channels, filters) is expected
-    assert not _algorithms.winograd("direct", images, axis, axis, channels, filters)
+    both = taps if isinstance(taps, tuple) else (taps, taps)
+    axes = [geometry.axis(size, kernel, stride, 1, "SAME") for kernel in both]
+    assert _algorithms.winograd("auto", images, *axes, channels, filters) is expected
+    assert not _algorithms.winograd("direct", images, *axes, channels, filters)
 
 
 @pytest.mark.parametrize(
     ("size", "taps", "padding", "forward", "input_gradient"),
     [
         (7, 3, "SAME", True, True),
-        (6, 3, "VALID", True, False),  # 4x4 results fill one tile, 6x6 need four
-        (5, 5, "VALID", False, False),  # one result a tile of four; 9 tiles for the 25 products of one window
-        (2, 3, "SAME", False, False),
+        (6, 3, "VALID", True, False),  # 4x4 results are one tile, 6x6 are four
+        (5, 5, "VALID", False, False),  # one result takes its 25 products; its 25 sources nine tiles
+        (2, 3, "SAME", True, True),  # four results take 16 products, not 36
+        (1, 3, "SAME", False, False),
         (6, 5, "VALID", True, False),
     ],
 )
@@ -134,6 +154,13 @@ def test_auto_counts_the_products(size, taps, padding, forward, input_gradient):
     how = ("auto", 1000, axis, axis, 16, 16)
     assert _algorithms.winograd(*how) is _algorithms.winograd(*how, "filter_gradient") is forward
     assert _algorithms.winograd(*how, "input_gradient") is input_gradient
+
+
+def test_the_last_tile_takes_fewer_products():
+    """A tile of n points gives n - taps + 1 results."""
+    assert [winograd.cut(count, 3) for count in (1, 2, 3, 4, 5)] == [(1, 3), (1, 4), (1, 5), (1, 6), (2, 9)]
+    assert [winograd.cut(count, 5) for count in (1, 2, 3)] == [(1, 5), (1, 6), (2, 11)]
+    assert winograd.cut(7, 1) == (7, 7)
 
 
 @pytest.mark.parametrize(("taps", "strides", "dilations"), [(3, 2, 1), (3, 1, 2), (1, 1, 1), (7, 1, 1)])
@@ -172,16 +199,16 @@ def test_large_filters_for_few_tiles():
 def test_the_context_and_the_environment_choose(python):
     x, filters, _ = arrays(8, 8, 8, 16, 16, 3, np.float32)
     direct = nn.conv2d(x, filters, 1, "SAME", algorithm="direct").tobytes()
-    winograd = nn.conv2d(x, filters, 1, "SAME", algorithm="winograd").tobytes()
-    assert direct != winograd
+    wino = nn.conv2d(x, filters, 1, "SAME", algorithm="winograd").tobytes()
+    assert direct != wino
     with fastconv.algorithm("direct"):
         assert nn.conv2d(x, filters, 1, "SAME").tobytes() == direct
-        assert nn.conv2d(x, filters, 1, "SAME", algorithm="winograd").tobytes() == winograd
+        assert nn.conv2d(x, filters, 1, "SAME", algorithm="winograd").tobytes() == wino
         with fastconv.algorithm("winograd"):
-            assert nn.conv2d(x, filters, 1, "SAME").tobytes() == winograd
+            assert nn.conv2d(x, filters, 1, "SAME").tobytes() == wino
             nn.conv2d(x, filters, 2, "SAME")  # a wish: it does not apply to strides
         assert nn.conv2d(x, filters, 1, "SAME").tobytes() == direct
-    assert nn.conv2d(x, filters, 1, "SAME").tobytes() == winograd
+    assert nn.conv2d(x, filters, 1, "SAME").tobytes() == wino
     with pytest.raises(ValueError, match="name must be one of"), fastconv.algorithm("fft"):
         pass
     code = (
