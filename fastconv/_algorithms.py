@@ -1,15 +1,14 @@
 """Which algorithm computes a convolution: decided from its shape alone, so that equal shapes give equal bits.
 
-    filter, stride, dilation   channels, filters   tiles        products      algorithm
-    3x3 or 5x5, 1, 1           8 or more           32 or more   1.5 times     winograd
-    1x3, 3x1, 1x5, 5x1; 1, 1   48 or more          (64 for the  fewer or
-                                                   filters'     better
-                                                   gradient)
-    these                      any other                                      direct
-    anything else                                                             direct
+    filter, stride, dilation   channels, filters   tiles, times channels     products      algorithm
+    3x3 or 5x5, 1, 1           8 or more           8 or more, 1024 or more   1.5 times     winograd
+    1x3, 3x1, 1x5, 5x1; 1, 1   48 or more          (the filters' gradient:   fewer or
+                                                   32, 2048)                 better
+    these                      any other                                                   direct
+    anything else                                                                          direct
 
-Few channels leave lanes empty, and in one dimension do not repay the transforms; few tiles do not repay those of
-the filters; and small images leave most of a tile outside.
+Channels are here the fewer of channels and filters. Few of them leave lanes empty, and in one dimension do not
+repay the transforms; few tiles do not repay those of the filters; and small images leave most of a tile outside.
 
 The first of these that is given decides otherwise:
 
@@ -38,8 +37,8 @@ ALGORITHMS = ("auto", "direct", "winograd")
 KERNELS = {(3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1)}
 LEAST_CHANNELS = 8
 LEAST_CHANNELS_OF_LINES = 48
-# The sums of the filters' gradient at the 36 points are four times its size and pass through memory twice.
-LEAST_TILES = {"forward": 32, "input_gradient": 32, "filter_gradient": 64}
+# Tiles, and tiles times channels. (The filters' gradient runs its products along the tiles.)
+LEAST_TILES = {"forward": (8, 1024), "input_gradient": (8, 1024), "filter_gradient": (32, 2048)}
 # The transforms take about as long as a third of the products.
 LEAST_GAIN = 1.5
 
@@ -93,12 +92,12 @@ def winograd(
     tiled = [axis.size if computes == "input_gradient" else axis.out for axis in axes]
     cuts = [_winograd.cut(pixels, axis.kernel) for pixels, axis in zip(tiled, axes, strict=True)]
     gain = math.prod(axis.out * axis.kernel for axis in axes) / math.prod(products for _, products in cuts)
+    tiles = images * math.prod(tiles for tiles, _ in cuts)
+    fewer = min(channels, filters)
     least_channels = LEAST_CHANNELS_OF_LINES if 1 in (vertical.kernel, horizontal.kernel) else LEAST_CHANNELS
-    return (
-        min(channels, filters) >= least_channels
-        and images * math.prod(tiles for tiles, _ in cuts) >= LEAST_TILES[computes]
-        and gain >= LEAST_GAIN
-    )
+    least_tiles, least_product = LEAST_TILES[computes]
+    enough = fewer >= least_channels and tiles >= least_tiles and tiles * fewer >= least_product
+    return enough and gain >= LEAST_GAIN
 
 
 @functools.lru_cache(maxsize=1)

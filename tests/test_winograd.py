@@ -122,8 +122,10 @@ def test_same_bits_for_any_number_of_threads():
         (100, 14, 1, 1, 32, 64, False),
         (100, 28, 3, 1, 1, 32, False),
         (100, 14, 3, 1, 32, 7, False),
-        (1, 14, 3, 1, 256, 256, False),
-        (2, 14, 3, 1, 256, 256, True),
+        (1, 14, 3, 1, 256, 256, True),
+        (1, 7, 3, 1, 512, 512, False),
+        (4, 7, 3, 1, 63, 64, False),
+        (4, 7, 3, 1, 64, 64, True),
         (8, 17, (1, 3), 1, 48, 48, True),
         (8, 17, (5, 1), 1, 48, 48, True),
         (8, 17, (1, 3), 1, 47, 48, False),
@@ -171,8 +173,8 @@ def test_winograd_where_it_does_not_apply_is_an_error(taps, strides, dilations):
 
 
 def test_few_tiles_and_the_filter_gradient():
-    """With 32 .. 63 tiles only the filters' gradient is direct."""
-    x, filters, dy = arrays(8, 7, 7, 16, 16, 3, np.float32)
+    """With 32 tiles of 32 channels only the filters' gradient is direct."""
+    x, filters, dy = arrays(8, 7, 7, 32, 32, 3, np.float32)
     results = {
         algorithm: (
             nn.conv2d(x, filters, 1, "SAME", algorithm=algorithm).tobytes(),
@@ -197,7 +199,7 @@ def test_large_filters_for_few_tiles():
 
 
 def test_the_context_and_the_environment_choose(python):
-    x, filters, _ = arrays(8, 8, 8, 16, 16, 3, np.float32)
+    x, filters, _ = arrays(8, 8, 8, 32, 32, 3, np.float32)
     direct = nn.conv2d(x, filters, 1, "SAME", algorithm="direct").tobytes()
     wino = nn.conv2d(x, filters, 1, "SAME", algorithm="winograd").tobytes()
     assert direct != wino
@@ -213,8 +215,8 @@ def test_the_context_and_the_environment_choose(python):
         pass
     code = (
         "import numpy as np, zlib\nfrom fastconv import nn\n"
-        "x = np.random.default_rng(0).standard_normal((8, 8, 8, 16), np.float32)\n"
-        "f = np.random.default_rng(1).standard_normal((3, 3, 16, 16), np.float32)\n"
+        "x = np.random.default_rng(0).standard_normal((8, 8, 8, 32), np.float32)\n"
+        "f = np.random.default_rng(1).standard_normal((3, 3, 32, 32), np.float32)\n"
         "default = zlib.crc32(nn.conv2d(x, f, 1, 'SAME'))\n"
         "for a in ('direct', 'winograd'):\n"
         "    print(default == zlib.crc32(nn.conv2d(x, f, 1, 'SAME', algorithm=a)))"
