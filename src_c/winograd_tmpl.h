@@ -228,7 +228,6 @@ FC_INLINE void FN(result_vector)(fc_index ch, fc_index lanes, const int rows, co
     }
     for (int i = 0; i < M && i < to->height; i++) {
         FN(results)(out, &t[0][i], 5, M, columns);
-#pragma GCC unroll 5
         for (int j = 0; j < M && j < to->width; j++)
             FN(store_lanes)(to->y + i * to->y_row + j * to->y_pixel + ch, FN(finish)(out[j], gain, bias, to->flags), lanes);
     }
