@@ -2,7 +2,7 @@
 
     correlate         (the convolution, and the gradient of its input; stride 1)
         phase 1       U = G g G^T: transform the filters      [36 points][panel: C rows][width]
-                      (large filters, few tiles: in phase 2, each panel where it is needed)
+                      (large filters, few tiles: in phase 2, part by part where it is needed)
         phase 2       for each block of tiles, shared out among the threads:
                         V = B^T x B                           [36][tile][C]
                         for each panel: S = V U, one product a point   [36][tile][width];  y = A^T S A, * gain, + bias, relu
@@ -61,7 +61,9 @@ cdef fc_index PARTIAL_BYTES = 1 << 22
 # Channels are summed in runs of so many, whose sums are then added: one run of 512 would round twice as badly.
 cdef fc_index CHANNEL_RUN = 128
 # A U larger than this that few tiles share is not written as a whole: one panel of it stays in the cache.
-cdef fc_index OWN_U_BYTES = 4 << 20
+cdef fc_index OWN_U_BYTES = 1 << 20
+# Rows of that panel at a time.
+cdef fc_index OWN_RUN = 64
 # Rows of a panel whose filters are transformed as one task.
 cdef fc_index FILTER_ROWS = 16
 
@@ -296,7 +298,7 @@ cdef void transform_filters(const Job *job, fc_index panel, fc_index c0, fc_inde
                 tap[a * job.tu.taps + b] = w + c0 * row_bytes + first * job.size
     if job.transposed:
         row_bytes = width * job.size
-    for r in range(c0, c0 + rows):
+    for r in range(rows):
         job.fc.winograd_filter(u + r * width * job.size, plane, tap, n, <int>max(job.tv.taps, job.tu.taps), <int>job.tv.points,
                                <int>job.tu.points)
         for a in range(job.tv.taps * job.tu.taps):
@@ -306,8 +308,9 @@ cdef void transform_filters(const Job *job, fc_index panel, fc_index c0, fc_inde
 cdef void transform_some_filters(const Job *job, fc_index task, char *buffer) noexcept nogil:
     """FILTER_ROWS source channels of one panel, into the U that all threads share."""
     cdef fc_index pieces = ceil_div(job.c, FILTER_ROWS), panel = task // pieces, c0 = task % pieces * FILTER_ROWS
+    cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
     transform_filters(job, panel, c0, min(FILTER_ROWS, job.c - c0),
-                      job.transformed + job.c * panel_start(&job.panels, panel) * job.size, job.plane_u, buffer)
+                      job.transformed + (job.c * first + c0 * width) * job.size, job.plane_u, buffer)
 
 
 cdef void finish_tile(const Job *job, fc_index number, const char *s, fc_index plane, fc_index first, fc_index n,
@@ -330,18 +333,31 @@ cdef void finish_tile(const Job *job, fc_index number, const char *s, fc_index p
 
 
 cdef void multiply(const Job *job, const Order *order, char *s, fc_index plane_s, const char *v, fc_index plane_v, const char *u,
-                   fc_index width) noexcept nogil:
-    """S = V U of one block and panel, point by point."""
+                   fc_index width, fc_index first_c, fc_index last_c) noexcept nogil:
+    """S (+)= V U of one block, one panel and some channels, whose rows of U lie at u; point by point."""
     cdef fc_index p, run, c, first, count
     for p in range(job.points):
         first = first_with(job, order, p)
         count = last_with(job, order, p) - first
-        for run in range(ceil_div(job.c, CHANNEL_RUN)):
-            c = run * CHANNEL_RUN
+        for run in range(ceil_div(last_c - first_c, CHANNEL_RUN)):
+            c = first_c + run * CHANNEL_RUN
             job.fc.gemm(s + (p * plane_s + first * job.width) * job.size, job.place,
                         v + (p * plane_v + first * job.part_c) * job.size, job.row, count, job.count + c,
-                        min(CHANNEL_RUN, job.c - c), u + (p * job.plane_u + c * width) * job.size, width, width // job.fc.vl, width,
-                        NULL, NULL, FC_ACCUMULATE if c > 0 else 0)
+                        min(CHANNEL_RUN, last_c - c), u + (p * job.plane_u + (c - first_c) * width) * job.size, width,
+                        width // job.fc.vl, width, NULL, NULL, FC_ACCUMULATE if c > 0 else 0)
+
+
+cdef void multiply_own(const Job *job, const Order *order, char *s, fc_index plane_s, const char *v, fc_index plane_v, char *u,
+                       fc_index panel, fc_index width, char *buffer) noexcept nogil:
+    """The same of all channels, whose filters are transformed into the task's own u, some at a time."""
+    cdef fc_index run, piece, first_c, c, row
+    for run in range(ceil_div(job.c, OWN_RUN)):
+        first_c = run * OWN_RUN
+        c = min(OWN_RUN, job.c - first_c)
+        for piece in range(ceil_div(c, FILTER_ROWS)):
+            row = piece * FILTER_ROWS
+            transform_filters(job, panel, first_c + row, min(FILTER_ROWS, c - row), u + row * width * job.size, job.plane_u, buffer)
+        multiply(job, order, s, plane_s, v, plane_v, u, width, first_c, first_c + c)
 
 
 cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept nogil:
@@ -350,8 +366,7 @@ cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept 
     cdef char *v = buffer
     cdef char *s = v + job.points * plane_v * job.size
     cdef char *patch = s + job.points * plane_s * job.size
-    cdef char *u
-    cdef fc_index t, c, panel, first, width
+    cdef fc_index t, panel, first, width
     cdef Order order
     sort_tiles(job, &order, t0, tiles)
     for t in range(tiles):
@@ -359,12 +374,10 @@ cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept 
     for panel in range(group * job.panels.count // job.groups, (group + 1) * job.panels.count // job.groups):
         first = panel_start(&job.panels, panel)
         width = panel_start(&job.panels, panel + 1) - first
-        u = job.transformed + job.c * first * job.size
         if job.own_u:
-            u = patch + job.patch_bytes
-            for c in range(ceil_div(job.c, FILTER_ROWS)):
-                transform_filters(job, panel, c * FILTER_ROWS, min(FILTER_ROWS, job.c - c * FILTER_ROWS), u, job.plane_u, patch)
-        multiply(job, &order, s, plane_s, v, plane_v, u, width)
+            multiply_own(job, &order, s, plane_s, v, plane_v, patch + job.patch_bytes, panel, width, patch)
+        else:
+            multiply(job, &order, s, plane_s, v, plane_v, job.transformed + job.c * first * job.size, width, 0, job.c)
         for t in range(tiles):
             finish_tile(job, t0 + t, s + order.place[t] * job.width * job.size, plane_s, first,
                         panel_channels(&job.panels, first, first + width), patch)
@@ -378,7 +391,7 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     tasks = job.blocks * job.groups
     run = run_of_tasks(tasks, num_threads)
     fill_tables(job)
-    job.plane_u = plane_size(job, job.c, job.width if job.own_u else job.whole_k)
+    job.plane_u = plane_size(job, OWN_RUN, job.width) if job.own_u else plane_size(job, job.c, job.whole_k)
     u_bytes = whole_lines(job.points * job.plane_u * job.size)
     job.patch_bytes = max(job.tv.taps * job.tu.taps * FILTER_ROWS * job.width, job.points * max(job.c, job.width)) * job.size
     thread_bytes = whole_lines(job.patch_bytes + job.points * job.size * (
