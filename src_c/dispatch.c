@@ -2,7 +2,8 @@
 #include "fastconv.h"
 
 #define DECLARE(isa) extern const fc_kernels fc_kernels_f32_##isa, fc_kernels_f64_##isa;
-#define ENTRY(isa) {#isa, isa##_supported, &fc_kernels_f32_##isa, &fc_kernels_f64_##isa}
+#define ENTRY(isa, narrow)                                                                                                   \
+    {#isa, isa##_supported, &fc_kernels_f32_##isa, &fc_kernels_f64_##isa, &fc_kernels_f32_##narrow, &fc_kernels_f64_##narrow}
 
 /* __builtin_cpu_supports also asks the operating system (XGETBV) whether it saves the wide registers. */
 #ifdef FC_HAVE_AVX512
@@ -34,15 +35,19 @@ static int generic_supported(void) { return 1; }
 
 const fc_isa fc_isas[] = {
 #ifdef FC_HAVE_AVX512
-    ENTRY(avx512),
+#ifdef FC_HAVE_AVX2
+    ENTRY(avx512, avx2), /* every processor with the one has the other */
+#else
+    ENTRY(avx512, avx512),
+#endif
 #endif
 #ifdef FC_HAVE_AVX2
-    ENTRY(avx2),
+    ENTRY(avx2, avx2),
 #endif
 #ifdef FC_HAVE_NEON
-    ENTRY(neon),
+    ENTRY(neon, neon),
 #endif
-    ENTRY(generic),
+    ENTRY(generic, generic),
 };
 
 const int fc_isa_count = sizeof(fc_isas) / sizeof(fc_isas[0]);

@@ -206,6 +206,7 @@ typedef struct fc_isa {
     const char *name;
     int (*supported)(void); /* by the processor and the operating system we run on */
     const fc_kernels *f32, *f64;
+    const fc_kernels *narrow_f32, *narrow_f64; /* of half as wide vectors, as fast a vector; or the same again */
 } fc_isa;
 
 extern const fc_isa fc_isas[];

@@ -30,7 +30,7 @@ from fastconv._kernels.blocks cimport (
     Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, at_element, read_axis, read_images,
     run_of_tasks, whole_lines,
 )
-from fastconv._kernels.dispatch cimport kernels_for
+from fastconv._kernels.dispatch cimport kernels_for, kernels_for_columns
 from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_GAIN, FC_RELU, fc_index, fc_kernels
 from fastconv._kernels.memory cimport Block, scratch
 
@@ -176,8 +176,8 @@ cdef int fill_tables(Job *job) except -1:
     return 0
 
 
-cdef int plan(Job *job, fc_index size, fc_index k, vertical, horizontal) except -1:
-    job.fc, job.size, job.k = kernels_for(size), size, k
+cdef int plan(Job *job, const fc_kernels *fc, fc_index size, fc_index k, vertical, horizontal) except -1:
+    job.fc, job.size, job.k = fc, size, k
     job.panels = cut_panels(job.fc, k)
     read_axis(&job.v, vertical)
     read_axis(&job.u, horizontal)
@@ -351,6 +351,10 @@ def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :,
     and of y and of the filters' output channels, in order, each correlated by itself; with a pool one.
     """
     cdef Job job
+    cdef fc_index k = y.shape[3] // groups
+    cdef const fc_kernels *fc = kernels_for_columns(sizeof(real), k)
+    if FEW * k <= fc.vl:  # dots, whose vectors do not lie along the columns
+        fc = kernels_for(sizeof(real))
     memset(&job, 0, sizeof(Job))
     read_images(&job.x, <const char *>&x[0, 0, 0, 0], sizeof(real), unpool, x.shape[0], x.shape[1], x.shape[2], x.shape[3],
                 0, groups)
@@ -368,7 +372,7 @@ def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :,
         job.bias = <const char *>&bias[0]
         job.flags |= FC_BIAS
     try:
-        plan(&job, sizeof(real), y.shape[3] // groups, vertical, horizontal)
+        plan(&job, fc, sizeof(real), k, vertical, horizontal)
         run_correlate(&job, num_threads)
     finally:
         free_job(&job)
@@ -471,7 +475,7 @@ def filter_gradient(real[:, :, :, ::1] dw, const real[:, :, :, ::1] x, const rea
     job.dw, job.filter_k, job.yh, job.yw = <char *>&dw[0, 0, 0, 0], dw.shape[3], job.dy.h, job.dy.w
     job.channel_groups = groups
     try:
-        plan(&job, sizeof(real), job.dy.c, vertical, horizontal)
+        plan(&job, kernels_for_columns(sizeof(real), job.dy.c), sizeof(real), job.dy.c, vertical, horizontal)
         run_filter_gradient(&job, num_threads)
     finally:
         free_job(&job)

@@ -25,6 +25,11 @@ cdef const fc_kernels *kernels_for(Py_ssize_t itemsize) noexcept nogil:
     return chosen.f32 if itemsize == 4 else chosen.f64
 
 
+cdef const fc_kernels *kernels_for_columns(Py_ssize_t itemsize, Py_ssize_t columns) noexcept nogil:
+    cdef const fc_kernels *narrow = chosen.narrow_f32 if itemsize == 4 else chosen.narrow_f64
+    return narrow if columns <= narrow.vl else kernels_for(itemsize)
+
+
 def built():
     """Names of the instruction sets in this build, best first."""
     return [fc_isas[i].name.decode() for i in range(fc_isa_count)]

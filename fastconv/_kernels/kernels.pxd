@@ -89,6 +89,8 @@ cdef extern from "fastconv.h" nogil:
         int (*supported)() noexcept
         const fc_kernels *f32
         const fc_kernels *f64
+        const fc_kernels *narrow_f32
+        const fc_kernels *narrow_f64
 
     const fc_isa fc_isas[]
     const int fc_isa_count
