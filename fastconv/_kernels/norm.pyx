@@ -93,7 +93,9 @@ def normalize(real[:, ::1] y, const real[:, ::1] x, const real[::1] mean, const 
     cdef const real *pm = &mean[0]
     cdef const real *pg = &gain[0]
     cdef const real *po = &offset[0]
-    cdef const real *ps = NULL if side is None else &side[0, 0]
+    cdef const real *ps = NULL
+    if side is not None:
+        ps = &side[0, 0]
     with nogil, parallel(num_threads=num_threads):
         for i in prange((rows + step - 1) // step, schedule="static"):
             fc.normalize(py + i * step * c, px + i * step * c, pm, pg, po, ps + i * step * c if ps != NULL else NULL, relu,
@@ -109,10 +111,12 @@ def normalize_sums(double[:, ::1] total, const real[:, ::1] dy, const real[:, ::
     cdef const char *px = <const char *>&x[0, 0]
     cdef const char *pm = <const char *>&mean[0]
     cdef const char *pg = <const char *>&gain[0]
-    cdef const char *po = NULL if offset is None else <const char *>&offset[0]
+    cdef const char *po = NULL
     cdef double *out = &total[0, 0]
     cdef Block block = scratch(runs * 2 * c * sizeof(double))
     cdef double *sums = <double *>block.data
+    if offset is not None:
+        po = <const char *>&offset[0]
     with nogil:
         with parallel(num_threads=num_threads):
             for i in prange(runs, schedule="static"):
@@ -136,9 +140,11 @@ def normalize_grad(real[:, ::1] dx, const real[:, ::1] dy, const real[:, ::1] x,
     cdef const real *px = &x[0, 0]
     cdef const real *pm = &mean[0]
     cdef const real *pg = &gain[0]
-    cdef const real *po = NULL if offset is None else &offset[0]
+    cdef const real *po = NULL
     cdef const real *pl = &level[0]
     cdef const real *pt = &tilt[0]
+    if offset is not None:
+        po = &offset[0]
     with nogil, parallel(num_threads=num_threads):
         for i in prange((rows + step - 1) // step, schedule="static"):
             fc.normalize_grad(pdx + i * step * c, pdy + i * step * c, px + i * step * c, pm, pg, po, pl, pt,
