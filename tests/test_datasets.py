@@ -514,7 +514,7 @@ def test_a_slow_mirror_is_given_up_in_time(monkeypatch, mirror):
         started = time.monotonic()
         with pytest.raises(mnist.DataNotFound):
             mnist.read_data_sets()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 6  # not the 10 and more that these mirrors take
 
 
 # ---- the sample -----------------------------------------------------------------------------------
