@@ -29,7 +29,7 @@
 #define B3 ((T)3.375)
 #define B4 ((T)5.0625)
 
-/* B^T d at the first n points.  */
+/* B^T d; of its values those at the first n points count. */
 FC_INLINE void FN(data_points)(vec *restrict out, const vec *restrict d, const int step, const int n)
 {
     const vec d0 = d[0], d1 = d[step], d2 = d[2 * step];
@@ -40,16 +40,13 @@ FC_INLINE void FN(data_points)(vec *restrict out, const vec *restrict d, const i
     out[0] = even_a + odd_a;
     out[1] = even_a - odd_a;
     out[2] = even_b + odd_b;
-    if (n > 3)
-        out[3] = even_b - odd_b;
-    if (n > 4)
-        out[4] = (A2 * B2) * d0 - (A2 + B2) * d2 + d4;
-    if (n > 5)
-        out[5] = (A2 * B2) * d1 - (A2 + B2) * d3 + d[5 * step];
+    out[3] = even_b - odd_b;
+    out[4] = (A2 * B2) * d0 - (A2 + B2) * d2 + d4;
+    out[5] = (A2 * B2) * d1 - (A2 + B2) * d3 + d[5 * step];
 }
 
-/* G g for r = 2 .. 5 taps, at the first n points. */
-FC_INLINE void FN(filter_points)(vec *restrict out, const vec *restrict g, const int step, const int r, const int n)
+/* G g for r = 2 .. 5 taps. */
+FC_INLINE void FN(filter_points)(vec *restrict out, const vec *restrict g, const int step, const int r)
 {
     const T na = 1 / (2 * A2 * (A2 - B2)), nb = 1 / (2 * B2 * (B2 - A2)), n0 = 1 / (A2 * B2);
     vec even_a = g[0], odd_a = A1 * g[step], even_b = g[0], odd_b = B1 * g[step];
@@ -68,23 +65,17 @@ FC_INLINE void FN(filter_points)(vec *restrict out, const vec *restrict g, const
     out[0] = na * (even_a + odd_a);
     out[1] = na * (even_a - odd_a);
     out[2] = nb * (even_b + odd_b);
-    if (n > 3)
-        out[3] = nb * (even_b - odd_b);
-    if (n > 4)
-        out[4] = n0 * g[0];
-    if (n > 5)
-        out[5] = g[(r - 1) * step];
+    out[3] = nb * (even_b - odd_b);
+    out[4] = n0 * g[0];
+    out[5] = g[(r - 1) * step];
 }
 
-/* A^T s for m = 2 .. 5 results, from the first n points; of fewer than 6 the first n - 6 + m. */
-FC_INLINE void FN(results)(vec *restrict out, const vec *restrict s, const int step, const int m, const int n)
+/* A^T s for m = 2 .. 5 results. */
+FC_INLINE void FN(results)(vec *restrict out, const vec *restrict s, const int step, const int m)
 {
     const vec sum_a = s[0] + s[step], difference_a = s[0] - s[step];
-    const vec last_b = n > 3 ? s[3 * step] : (vec){0};
-    const vec sum_b = s[2 * step] + last_b, difference_b = s[2 * step] - last_b;
-    out[0] = sum_a + sum_b;
-    if (n > 4)
-        out[0] += s[4 * step];
+    const vec sum_b = s[2 * step] + s[3 * step], difference_b = s[2 * step] - s[3 * step];
+    out[0] = sum_a + sum_b + s[4 * step];
     out[1] = A1 * difference_a + B1 * difference_b;
     if (m > 2)
         out[2] = A2 * sum_a + B2 * sum_b;
@@ -92,8 +83,7 @@ FC_INLINE void FN(results)(vec *restrict out, const vec *restrict s, const int s
         out[3] = A3 * difference_a + B3 * difference_b;
     if (m > 4)
         out[4] = A4 * sum_a + B4 * sum_b;
-    if (n > 5)
-        out[m - 1] += s[5 * step];
+    out[m - 1] += s[5 * step];
 }
 
 /* Each transform is one text for `lanes` channels of a tile: inlined for whole vectors and all points (the constants unroll it),
@@ -157,11 +147,11 @@ FC_INLINE void FN(filter_vector)(fc_index ch, fc_index lanes, const int rows, co
 #pragma GCC unroll 5
         for (int i = 0; i < R; i++)
             line[i] = FN(load_lanes)((const T *)tap[i * R + j] + ch, lanes);
-        FN(filter_points)(t[j], line, 1, R, rows);
+        FN(filter_points)(t[j], line, 1, R);
     }
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++) {
-        FN(filter_points)(out, &t[0][i], 6, R, columns);
+        FN(filter_points)(out, &t[0][i], 6, R);
 #pragma GCC unroll 6
         for (int j = 0; j < columns; j++)
             FN(store)(u + (i * 6 + j) * plane + ch, out[j]);
@@ -174,7 +164,7 @@ FC_INLINE void FN(filter_line)(T *u, fc_index plane, const void *const *tap, fc_
         vec line[5], out[6];
         for (int j = 0; j < R; j++)
             line[j] = FN(load_lanes)((const T *)tap[j] + ch, c - ch);
-        FN(filter_points)(out, line, 1, R, n);
+        FN(filter_points)(out, line, 1, R);
         for (int j = 0; j < n; j++)
             FN(store)(u + j * plane + ch, out[j]);
     }
@@ -206,36 +196,57 @@ typedef struct {
     int flags;
 } FN(target);
 
-FC_INLINE void FN(result_vector)(fc_index ch, fc_index lanes, const int rows, const int columns, const FN(target) *to, const T *s,
-                                 fc_index plane, const int M)
+/* One of the points' sums; where a point is left out it is 0. */
+FC_INLINE vec FN(sum_at)(const T *s, fc_index plane, int point, int is_there)
 {
-    vec t[6][5], line[6], out[5];
-    T gain[VL], bias[VL];
+    return is_there ? FN(load)(s + point * plane) : (vec){0};
+}
+
+FC_INLINE void FN(store_results)(const vec *row, int i, const FN(target) *to, fc_index ch, fc_index lanes, const int M)
+{
+    T gain[VL] = {0}, bias[VL] = {0};
     if (to->flags & FC_GAIN)
         FN(store)(gain, FN(load_lanes)(to->gain + ch, lanes));
     if (to->flags & FC_BIAS)
         FN(store)(bias, FN(load_lanes)(to->bias + ch, lanes));
+    for (int j = 0; j < M && j < to->width; j++)
+        FN(store_lanes)(to->y + i * to->y_row + j * to->y_pixel + ch, FN(finish)(row[j], gain, bias, to->flags), lanes);
+}
+
+FC_INLINE void FN(result_vector)(fc_index ch, fc_index lanes, const int rows, const int columns, const FN(target) *to, const T *s,
+                                 fc_index plane, const int M)
+{
+    vec t[6][5], line[6], out[5];
 #pragma GCC unroll 6
-    for (int j = 0; j < columns; j++) {
-        if (rows == 1) {
-            t[j][0] = FN(load)(s + j * plane + ch);
-            continue;
-        }
+    for (int j = 0; j < 6; j++) {
 #pragma GCC unroll 6
-        for (int i = 0; i < rows; i++)
-            line[i] = FN(load)(s + (i * 6 + j) * plane + ch);
-        FN(results)(t[j], line, 1, M, rows);
+        for (int i = 0; i < 6; i++)
+            line[i] = FN(sum_at)(s + ch, plane, i * 6 + j, i < rows && j < columns);
+        FN(results)(t[j], line, 1, M);
     }
     for (int i = 0; i < M && i < to->height; i++) {
-        FN(results)(out, &t[0][i], 5, M, columns);
-        for (int j = 0; j < M && j < to->width; j++)
-            FN(store_lanes)(to->y + i * to->y_row + j * to->y_pixel + ch, FN(finish)(out[j], gain, bias, to->flags), lanes);
+        FN(results)(out, &t[0][i], 5, M);
+        FN(store_results)(out, i, to, ch, lanes, M);
+    }
+}
+
+FC_INLINE void FN(result_line)(const FN(target) *to, const T *s, fc_index plane, fc_index n, const int M, int columns)
+{
+    for (fc_index ch = 0; ch < n; ch += VL) {
+        vec line[6], out[5];
+        for (int j = 0; j < 6; j++)
+            line[j] = FN(sum_at)(s + ch, plane, j, j < columns);
+        FN(results)(out, line, 1, M);
+        FN(store_results)(out, 0, to, ch, n - ch, M);
     }
 }
 
 FC_INLINE void FN(result)(const FN(target) *to, const T *s, fc_index plane, fc_index n, const int M, int rows, int columns)
 {
-    FOR_VECTORS(n, FN(result_vector), rows, columns, to, s, plane, M)
+    if (rows == 1)
+        FN(result_line)(to, s, plane, n, M, columns);
+    else
+        FOR_VECTORS(n, FN(result_vector), rows, columns, to, s, plane, M)
 }
 
 static void FN(winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_index height, fc_index width, const void *s,
