@@ -3,33 +3,142 @@
  * Order and NaN: pixels of a window are visited row by row, and a later one replaces the maximum only if it is greater, or if it
  * is the first NaN.  So ties go to the first pixel and a NaN always comes out.
  */
-static void FN(max_pool_row)(void *y_, const void *x_, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,
-                             fc_index ow, fc_index c)
+/* Maxima and their taps where some are NaN. */
+static void FN(pool_nans)(T *y, uint8_t *where, const T *x, fc_index x_row, fc_index x_pixel, fc_index h, fc_index w,
+                          fc_index tap, fc_index tap_row, fc_index lanes)
 {
-    T *y = y_;
-    const T *x = x_;
-    for (fc_index i = 0; i < ow; i++) {
-        fc_index ch = 0;
-        for (; ch < c; ch += VL) {
-            const fc_index lanes = c - ch;
-            const T *at = x + lo[i] * c + ch;
-            vec best = lanes < VL ? FN(load_part)(at, lanes) : FN(load)(at);
-            ivec nan = {0}; /* a later NaN is not greater than anything */
-            for (fc_index r = 0; r < h; r++) {
-                const T *x_r = x + r * x_row + ch;
-                for (fc_index column = lo[i]; column < hi[i]; column++) {
-                    at = x_r + column * c;
-                    const vec here = lanes < VL ? FN(load_part)(at, lanes) : FN(load)(at);
-                    best = FN(select)(here > best, here, best);
-                    nan |= here != here;
+    for (fc_index ch = 0; ch < lanes; ch++) {
+        T best = x[ch];
+        fc_index number = tap;
+        for (fc_index r = 0; r < h; r++)
+            for (fc_index q = 0; q < w && best == best; q++) {
+                const T here = x[r * x_row + q * x_pixel + ch];
+                if (!(here <= best)) {
+                    best = here;
+                    number = tap + r * tap_row + q;
                 }
             }
-            best = FN(select)(nan, FN(splat)((T)NAN), best);
-            if (lanes < VL)
-                FN(store_part)(y + i * c + ch, best, lanes);
-            else
-                FN(store)(y + i * c + ch, best);
+        y[ch] = best == best ? best : (T)NAN;
+        where[ch] = (uint8_t)number;
+    }
+}
+
+/* One vector of maxima.  A NaN is never greater, so it is looked for apart: two pixels a comparison. */
+FC_INLINE void FN(pool_vector)(T *y, uint8_t *where, const T *x, fc_index x_row, fc_index x_pixel, fc_index h, fc_index w,
+                               fc_index tap, fc_index tap_row, fc_index lanes)
+{
+    vec best = lanes < VL ? FN(load_part)(x, lanes) : FN(load)(x), before = best;
+    truth ordered = FN(always)();
+    tags number = FN(splat_tags)(tap);
+    for (fc_index r = 0; r < h; r++)
+        for (fc_index q = r == 0; q < w; q++) {
+            const T *at = x + r * x_row + q * x_pixel;
+            const vec here = lanes < VL ? FN(load_part)(at, lanes) : FN(load)(at);
+            if ((r * w + q) % 2 || r * w + q == h * w - 1)
+                ordered = FN(and_ordered)(ordered, before, here);
+            if (where)
+                number = FN(choose_tags)(FN(greater)(here, best), FN(splat_tags)(tap + r * tap_row + q), number);
+            best = FN(max)(here, best);
+            before = here;
         }
+    if (h * w == 1)
+        ordered = FN(and_ordered)(ordered, best, best);
+    if (where && !FN(all)(ordered)) {
+        FN(pool_nans)(y, where, x, x_row, x_pixel, h, w, tap, tap_row, lanes < VL ? lanes : VL);
+        return;
+    }
+    best = FN(choose)(ordered, best, FN(splat)((T)NAN));
+    if (lanes < VL)
+        FN(store_part)(y, best, lanes);
+    else
+        FN(store)(y, best);
+    if (where)
+        FN(store_tags)(where, number, lanes);
+}
+
+/* n maxima side by side, whose windows' first pixels are x[0 .. n - 1].  The last vector overlaps the one before. */
+FC_INLINE void FN(pool_run)(T *y, uint8_t *where, const T *x, fc_index x_row, fc_index x_pixel, fc_index h, fc_index w,
+                            fc_index tap, fc_index tap_row, fc_index n)
+{
+    if (n < VL) {
+        FN(pool_vector)(y, where, x, x_row, x_pixel, h, w, tap, tap_row, n);
+        return;
+    }
+    for (fc_index i = 0; i < n; i += VL) {
+        const fc_index at = i < n - VL ? i : n - VL;
+        FN(pool_vector)(y + at, where ? where + at : where, x + at, x_row, x_pixel, h, w, tap, tap_row, VL);
+    }
+}
+
+static void FN(max_pool)(void *y_, uint8_t *where, const void *x_, fc_index x_row, fc_index h, fc_index w, fc_index step,
+                         fc_index m, fc_index c, fc_index tap, fc_index tap_row)
+{
+    const fc_index n = step == 1 ? m * c : c; /* windows one pixel apart are like so many more channels */
+    for (fc_index i = 0; i < m; i += n / c) {
+        T *y = (T *)y_ + i * c;
+        uint8_t *to = where ? where + i * c : where;
+        const T *x = (const T *)x_ + i * step * c;
+        if (h == 3 && w == 3 && to)
+            FN(pool_run)(y, to, x, x_row, c, 3, 3, tap, tap_row, n);
+        else if (h == 3 && w == 3)
+            FN(pool_run)(y, 0, x, x_row, c, 3, 3, tap, tap_row, n);
+        else if (h == 2 && w == 2 && to)
+            FN(pool_run)(y, to, x, x_row, c, 2, 2, tap, tap_row, n);
+        else if (h == 2 && w == 2)
+            FN(pool_run)(y, 0, x, x_row, c, 2, 2, tap, tap_row, n);
+        else
+            FN(pool_run)(y, to, x, x_row, c, h, w, tap, tap_row, n);
+    }
+}
+
+/* n gradients side by side, of pixels that h x w windows see. */
+FC_INLINE void FN(gather_vector)(T *dx, const T *dy, const uint8_t *where, fc_index y_row, fc_index y_pixel, fc_index h,
+                                 fc_index w, fc_index tap, fc_index tap_row, fc_index tap_pixel, fc_index lanes)
+{
+    vec sum = {0};
+    for (fc_index r = 0; r < h; r++)
+        for (fc_index q = 0; q < w; q++) {
+            const fc_index at = r * y_row + q * y_pixel;
+            const truth hit = FN(equal_tags)(FN(load_tags)(where + at, lanes), FN(splat_tags)(tap - r * tap_row - q * tap_pixel));
+            sum = FN(add_where)(hit, sum, lanes < VL ? FN(load_part)(dy + at, lanes) : FN(load)(dy + at));
+        }
+    if (lanes < VL)
+        FN(store_part)(dx, sum, lanes);
+    else
+        FN(store)(dx, sum);
+}
+
+FC_INLINE void FN(gather_run)(T *dx, const T *dy, const uint8_t *where, fc_index y_row, fc_index y_pixel, fc_index h,
+                              fc_index w, fc_index tap, fc_index tap_row, fc_index tap_pixel, fc_index n)
+{
+    if (n < VL) {
+        FN(gather_vector)(dx, dy, where, y_row, y_pixel, h, w, tap, tap_row, tap_pixel, n);
+        return;
+    }
+    for (fc_index i = 0; i < n; i += VL) {
+        const fc_index at = i < n - VL ? i : n - VL;
+        FN(gather_vector)(dx + at, dy + at, where + at, y_row, y_pixel, h, w, tap, tap_row, tap_pixel, VL);
+    }
+}
+
+static void FN(max_pool_gather)(void *dx_, fc_index step, const void *dy_, const uint8_t *where, fc_index y_row, fc_index h,
+                              fc_index w, fc_index m, fc_index c, fc_index tap, fc_index tap_row, fc_index tap_pixel)
+{
+    const fc_index n = step == 1 ? m * c : c;
+    for (fc_index i = 0; i < m; i += n / c) {
+        T *dx = (T *)dx_ + i * step * c;
+        const T *dy = (const T *)dy_ + i * c;
+        const uint8_t *from = where + i * c;
+#define FC_GATHER(rows, columns)                                                                       \
+    case 4 * rows + columns:                                                                           \
+        FN(gather_run)(dx, dy, from, y_row, c, rows, columns, tap, tap_row, tap_pixel, n);             \
+        break;
+        switch (h < 4 && w < 4 ? 4 * h + w : 0) {
+            FC_GATHER(1, 1) FC_GATHER(1, 2) FC_GATHER(2, 1) FC_GATHER(2, 2) FC_GATHER(3, 3)
+        default:
+            FN(gather_run)(dx, dy, from, y_row, c, h, w, tap, tap_row, tap_pixel, n);
+        }
+#undef FC_GATHER
     }
 }
 
