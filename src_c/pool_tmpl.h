@@ -30,8 +30,12 @@ FC_INLINE void FN(pool_vector)(T *y, uint8_t *where, const T *x, fc_index x_row,
     vec best = lanes < VL ? FN(load_part)(x, lanes) : FN(load)(x), before = best;
     truth ordered = FN(always)();
     tags number = FN(splat_tags)(tap);
+#pragma GCC unroll 3
     for (fc_index r = 0; r < h; r++)
-        for (fc_index q = r == 0; q < w; q++) {
+#pragma GCC unroll 3
+        for (fc_index q = 0; q < w; q++) {
+            if (r == 0 && q == 0)
+                continue;
             const T *at = x + r * x_row + q * x_pixel;
             const vec here = lanes < VL ? FN(load_part)(at, lanes) : FN(load)(at);
             if ((r * w + q) % 2 || r * w + q == h * w - 1)
@@ -56,51 +60,62 @@ FC_INLINE void FN(pool_vector)(T *y, uint8_t *where, const T *x, fc_index x_row,
         FN(store_tags)(where, number, lanes);
 }
 
-/* n maxima side by side, whose windows' first pixels are x[0 .. n - 1].  The last vector overlaps the one before. */
-FC_INLINE void FN(pool_run)(T *y, uint8_t *where, const T *x, fc_index x_row, fc_index x_pixel, fc_index h, fc_index w,
-                            fc_index tap, fc_index tap_row, fc_index n)
+/* m windows, `step` elements apart, of n channels each.  The last vector overlaps the one before it. */
+FC_INLINE void FN(pool_windows_of)(fc_index h, fc_index w, T *y, uint8_t *where, const T *x, fc_index x_row, fc_index x_pixel,
+                                   fc_index step, fc_index m, fc_index n, fc_index tap, fc_index tap_row)
 {
-    if (n < VL) {
-        FN(pool_vector)(y, where, x, x_row, x_pixel, h, w, tap, tap_row, n);
-        return;
-    }
-    for (fc_index i = 0; i < n; i += VL) {
-        const fc_index at = i < n - VL ? i : n - VL;
-        FN(pool_vector)(y + at, where ? where + at : where, x + at, x_row, x_pixel, h, w, tap, tap_row, VL);
+    for (fc_index i = 0; i < m; i++, y += n, x += step, where += where ? n : 0) {
+        fc_index ch = 0;
+        for (; ch + VL <= n; ch += VL)
+            FN(pool_vector)(y + ch, where ? where + ch : where, x + ch, x_row, x_pixel, h, w, tap, tap_row, VL);
+        if (ch == n)
+            continue;
+        ch = n < VL ? 0 : n - VL;
+        FN(pool_vector)(y + ch, where ? where + ch : where, x + ch, x_row, x_pixel, h, w, tap, tap_row, n);
     }
 }
 
-static void FN(max_pool)(void *y_, uint8_t *where, const void *x_, fc_index x_row, fc_index h, fc_index w, fc_index step,
+/* Functions of their own, so that each loop has the registers to itself. */
+#define FC_POOL(name, h, w, where)                                                                                          \
+    static void __attribute__((noinline)) FN(name)(T *y, uint8_t *to, const T *x, fc_index x_row, fc_index x_pixel,         \
+                                                   fc_index step, fc_index m, fc_index n, fc_index tap, fc_index tap_row)   \
+    {                                                                                                                       \
+        (void)to;                                                                                                           \
+        FN(pool_windows_of)(h, w, y, where, x, x_row, x_pixel, step, m, n, tap, tap_row);                                   \
+    }
+FC_POOL(pool_3x3, 3, 3, 0)
+FC_POOL(pool_3x3_where, 3, 3, to)
+FC_POOL(pool_2x2, 2, 2, 0)
+FC_POOL(pool_2x2_where, 2, 2, to)
+#undef FC_POOL
+
+static void FN(max_pool)(void *y, uint8_t *where, const void *x, fc_index x_row, fc_index h, fc_index w, fc_index step,
                          fc_index m, fc_index c, fc_index tap, fc_index tap_row)
 {
-    const fc_index n = step == 1 ? m * c : c; /* windows one pixel apart are like so many more channels */
-    for (fc_index i = 0; i < m; i += n / c) {
-        T *y = (T *)y_ + i * c;
-        uint8_t *to = where ? where + i * c : where;
-        const T *x = (const T *)x_ + i * step * c;
-        if (h == 3 && w == 3 && to)
-            FN(pool_run)(y, to, x, x_row, c, 3, 3, tap, tap_row, n);
-        else if (h == 3 && w == 3)
-            FN(pool_run)(y, 0, x, x_row, c, 3, 3, tap, tap_row, n);
-        else if (h == 2 && w == 2 && to)
-            FN(pool_run)(y, to, x, x_row, c, 2, 2, tap, tap_row, n);
-        else if (h == 2 && w == 2)
-            FN(pool_run)(y, 0, x, x_row, c, 2, 2, tap, tap_row, n);
-        else
-            FN(pool_run)(y, to, x, x_row, c, h, w, tap, tap_row, n);
-    }
+    const int flat = step == 1; /* then the windows are like so many more channels */
+    const fc_index n = flat ? m * c : c;
+    m = flat ? 1 : m;
+    if (h == 3 && w == 3)
+        (where ? FN(pool_3x3_where) : FN(pool_3x3))(y, where, x, x_row, c, step * c, m, n, tap, tap_row);
+    else if (h == 2 && w == 2)
+        (where ? FN(pool_2x2_where) : FN(pool_2x2))(y, where, x, x_row, c, step * c, m, n, tap, tap_row);
+    else
+        FN(pool_windows_of)(h, w, y, where, x, x_row, c, step * c, m, n, tap, tap_row);
 }
 
-/* n gradients side by side, of pixels that h x w windows see. */
-FC_INLINE void FN(gather_vector)(T *dx, const T *dy, const uint8_t *where, fc_index y_row, fc_index y_pixel, fc_index h,
-                                 fc_index w, fc_index tap, fc_index tap_row, fc_index tap_pixel, fc_index lanes)
+/* One vector of gradients, of pixels that h x w windows see. */
+FC_INLINE void FN(gather_vector)(fc_index h, fc_index w, T *dx, const T *dy, const uint8_t *where, fc_index y_row,
+                                 fc_index y_pixel, fc_index tap, fc_index tap_row, fc_index tap_pixel, fc_index lanes)
 {
     vec sum = {0};
+#pragma GCC unroll 3
     for (fc_index r = 0; r < h; r++)
+#pragma GCC unroll 3
         for (fc_index q = 0; q < w; q++) {
             const fc_index at = r * y_row + q * y_pixel;
-            const truth hit = FN(equal_tags)(FN(load_tags)(where + at, lanes), FN(splat_tags)(tap - r * tap_row - q * tap_pixel));
-            sum = FN(add_where)(hit, sum, lanes < VL ? FN(load_part)(dy + at, lanes) : FN(load)(dy + at));
+            const tags here = FN(splat_tags)(tap - r * tap_row - q * tap_pixel);
+            const vec gradient = lanes < VL ? FN(load_part)(dy + at, lanes) : FN(load)(dy + at);
+            sum = FN(add_where)(FN(equal_tags)(FN(load_tags)(where + at, lanes), here), sum, gradient);
         }
     if (lanes < VL)
         FN(store_part)(dx, sum, lanes);
@@ -108,38 +123,48 @@ FC_INLINE void FN(gather_vector)(T *dx, const T *dy, const uint8_t *where, fc_in
         FN(store)(dx, sum);
 }
 
-FC_INLINE void FN(gather_run)(T *dx, const T *dy, const uint8_t *where, fc_index y_row, fc_index y_pixel, fc_index h,
-                              fc_index w, fc_index tap, fc_index tap_row, fc_index tap_pixel, fc_index n)
+/* m pixels, `step` elements apart, of n channels each. */
+FC_INLINE void FN(gather_pixels)(fc_index h, fc_index w, T *dx, fc_index step, const T *dy, const uint8_t *where, fc_index y_row,
+                                 fc_index y_pixel, fc_index m, fc_index n, fc_index tap, fc_index tap_row, fc_index tap_pixel)
 {
-    if (n < VL) {
-        FN(gather_vector)(dx, dy, where, y_row, y_pixel, h, w, tap, tap_row, tap_pixel, n);
-        return;
-    }
-    for (fc_index i = 0; i < n; i += VL) {
-        const fc_index at = i < n - VL ? i : n - VL;
-        FN(gather_vector)(dx + at, dy + at, where + at, y_row, y_pixel, h, w, tap, tap_row, tap_pixel, VL);
+    for (fc_index i = 0; i < m; i++, dx += step, dy += n, where += n) {
+        fc_index ch = 0;
+        for (; ch + VL <= n; ch += VL)
+            FN(gather_vector)(h, w, dx + ch, dy + ch, where + ch, y_row, y_pixel, tap, tap_row, tap_pixel, VL);
+        if (ch == n)
+            continue;
+        ch = n < VL ? 0 : n - VL;
+        FN(gather_vector)(h, w, dx + ch, dy + ch, where + ch, y_row, y_pixel, tap, tap_row, tap_pixel, n);
     }
 }
 
-static void FN(max_pool_gather)(void *dx_, fc_index step, const void *dy_, const uint8_t *where, fc_index y_row, fc_index h,
-                              fc_index w, fc_index m, fc_index c, fc_index tap, fc_index tap_row, fc_index tap_pixel)
-{
-    const fc_index n = step == 1 ? m * c : c;
-    for (fc_index i = 0; i < m; i += n / c) {
-        T *dx = (T *)dx_ + i * step * c;
-        const T *dy = (const T *)dy_ + i * c;
-        const uint8_t *from = where + i * c;
-#define FC_GATHER(rows, columns)                                                                       \
-    case 4 * rows + columns:                                                                           \
-        FN(gather_run)(dx, dy, from, y_row, c, rows, columns, tap, tap_row, tap_pixel, n);             \
-        break;
-        switch (h < 4 && w < 4 ? 4 * h + w : 0) {
-            FC_GATHER(1, 1) FC_GATHER(1, 2) FC_GATHER(2, 1) FC_GATHER(2, 2) FC_GATHER(3, 3)
-        default:
-            FN(gather_run)(dx, dy, from, y_row, c, h, w, tap, tap_row, tap_pixel, n);
-        }
-#undef FC_GATHER
+/* What 2x2 and 3x3 windows need in steps of 1 and 2. */
+#define FC_GATHERS(X) X(1, 1) X(1, 2) X(2, 1) X(2, 2) X(3, 3)
+#define FC_GATHER(h, w)                                                                                                      \
+    static void __attribute__((noinline)) FN(gather_##h##x##w)(T *dx, fc_index step, const T *dy, const uint8_t *where,      \
+                                                               fc_index y_row, fc_index y_pixel, fc_index m, fc_index n,     \
+                                                               fc_index tap, fc_index tap_row, fc_index tap_pixel)           \
+    {                                                                                                                        \
+        FN(gather_pixels)(h, w, dx, step, dy, where, y_row, y_pixel, m, n, tap, tap_row, tap_pixel);                         \
     }
+FC_GATHERS(FC_GATHER)
+#undef FC_GATHER
+
+static void FN(max_pool_gather)(void *dx, fc_index step, const void *dy, const uint8_t *where, fc_index y_row, fc_index h,
+                                fc_index w, fc_index m, fc_index c, fc_index tap, fc_index tap_row, fc_index tap_pixel)
+{
+    const int flat = step == 1; /* then the pixels are like so many more channels */
+    const fc_index n = flat ? m * c : c;
+    m = flat ? 1 : m;
+#define FC_CASE(rows, columns)                                                                                               \
+    if (h == rows && w == columns) {                                                                                         \
+        FN(gather_##rows##x##columns)(dx, step * c, dy, where, y_row, c, m, n, tap, tap_row, tap_pixel);                     \
+        return;                                                                                                              \
+    }
+    FC_GATHERS(FC_CASE)
+#undef FC_CASE
+#undef FC_GATHERS
+    FN(gather_pixels)(h, w, dx, step * c, dy, where, y_row, c, m, n, tap, tap_row, tap_pixel);
 }
 
 static void FN(max_pool_argmax_row)(void *y_, int64_t *argmax, const void *x_, fc_index x_row, fc_index h, fc_index w,
