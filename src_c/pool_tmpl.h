@@ -75,18 +75,21 @@ FC_INLINE void FN(pool_windows_of)(fc_index h, fc_index w, T *y, uint8_t *where,
     }
 }
 
-/* Functions of their own, so that each loop has the registers to itself. */
-#define FC_POOL(name, h, w, where)                                                                                          \
-    static void __attribute__((noinline)) FN(name)(T *y, uint8_t *to, const T *x, fc_index x_row, fc_index x_pixel,         \
-                                                   fc_index step, fc_index m, fc_index n, fc_index tap, fc_index tap_row)   \
-    {                                                                                                                       \
-        (void)to;                                                                                                           \
-        FN(pool_windows_of)(h, w, y, where, x, x_row, x_pixel, step, m, n, tap, tap_row);                                   \
+/* Functions of their own, so that each loop has the registers to itself: windows of 2x2 and 3x3, and what borders leave. */
+#define FC_WINDOWS(X) X(1, 2) X(2, 1) X(2, 2) X(2, 3) X(3, 2) X(3, 3)
+#define FC_POOL(h, w)                                                                                                        \
+    static void __attribute__((noinline)) FN(pool_##h##x##w)(T *y, const T *x, fc_index x_row, fc_index x_pixel,             \
+                                                             fc_index step, fc_index m, fc_index n)                          \
+    {                                                                                                                        \
+        FN(pool_windows_of)(h, w, y, NULL, x, x_row, x_pixel, step, m, n, 0, 0);                                             \
+    }                                                                                                                        \
+    static void __attribute__((noinline)) FN(pool_where_##h##x##w)(T *y, uint8_t *where, const T *x, fc_index x_row,         \
+                                                                   fc_index x_pixel, fc_index step, fc_index m, fc_index n,  \
+                                                                   fc_index tap, fc_index tap_row)                           \
+    {                                                                                                                        \
+        FN(pool_windows_of)(h, w, y, where, x, x_row, x_pixel, step, m, n, tap, tap_row);                                    \
     }
-FC_POOL(pool_3x3, 3, 3, 0)
-FC_POOL(pool_3x3_where, 3, 3, to)
-FC_POOL(pool_2x2, 2, 2, 0)
-FC_POOL(pool_2x2_where, 2, 2, to)
+FC_WINDOWS(FC_POOL)
 #undef FC_POOL
 
 static void FN(max_pool)(void *y, uint8_t *where, const void *x, fc_index x_row, fc_index h, fc_index w, fc_index step,
@@ -95,12 +98,18 @@ static void FN(max_pool)(void *y, uint8_t *where, const void *x, fc_index x_row,
     const int flat = step == 1; /* then the windows are like so many more channels */
     const fc_index n = flat ? m * c : c;
     m = flat ? 1 : m;
-    if (h == 3 && w == 3)
-        (where ? FN(pool_3x3_where) : FN(pool_3x3))(y, where, x, x_row, c, step * c, m, n, tap, tap_row);
-    else if (h == 2 && w == 2)
-        (where ? FN(pool_2x2_where) : FN(pool_2x2))(y, where, x, x_row, c, step * c, m, n, tap, tap_row);
-    else
-        FN(pool_windows_of)(h, w, y, where, x, x_row, c, step * c, m, n, tap, tap_row);
+#define FC_CASE(rows, columns)                                                                                               \
+    if (h == rows && w == columns) {                                                                                         \
+        if (where)                                                                                                           \
+            FN(pool_where_##rows##x##columns)(y, where, x, x_row, c, step * c, m, n, tap, tap_row);                          \
+        else                                                                                                                 \
+            FN(pool_##rows##x##columns)(y, x, x_row, c, step * c, m, n);                                                     \
+        return;                                                                                                              \
+    }
+    FC_WINDOWS(FC_CASE)
+#undef FC_CASE
+#undef FC_WINDOWS
+    FN(pool_windows_of)(h, w, y, where, x, x_row, c, step * c, m, n, tap, tap_row);
 }
 
 /* One vector of gradients, of pixels that h x w windows see. */
@@ -139,7 +148,7 @@ FC_INLINE void FN(gather_pixels)(fc_index h, fc_index w, T *dx, fc_index step, c
 }
 
 /* What 2x2 and 3x3 windows need in steps of 1 and 2. */
-#define FC_GATHERS(X) X(1, 1) X(1, 2) X(2, 1) X(2, 2) X(3, 3)
+#define FC_GATHERS(X) X(1, 1) X(1, 2) X(2, 1) X(2, 2) X(2, 3) X(3, 2) X(3, 3)
 #define FC_GATHER(h, w)                                                                                                      \
     static void __attribute__((noinline)) FN(gather_##h##x##w)(T *dx, fc_index step, const T *dy, const uint8_t *where,      \
                                                                fc_index y_row, fc_index y_pixel, fc_index m, fc_index n,     \
