@@ -107,18 +107,20 @@ typedef struct fc_kernels {
      *     where[i][ch]  =  tap + r * tap_row + q  of the first maximum, the first NaN if there is one; below 255
      *
      * A caller clips the windows at the border and numbers the taps of the whole window: tap is the first one's number.
+     * ahead: so many rows below the windows will be wanted next and are asked for; there need not be any.
      * OUT y[m][c], where[m][c] (NULL: not wanted); IN x. */
     void (*max_pool)(void *y, uint8_t *where, const void *x, fc_index x_row, fc_index h, fc_index w, fc_index step, fc_index m,
-                     fc_index c, fc_index tap, fc_index tap_row);
+                     fc_index c, fc_index tap, fc_index tap_row, fc_index ahead);
 
     /* Its gradient, each pixel written once: m pixels, `step` pixels apart, each seen by h x w windows (perhaps by none):
      *
      *     dx[i * step * c + ch]  =  sum over r < h, q < w, in this order, of  dy[at]
      *                               where  where[at] = tap - r * tap_row - q * tap_pixel,    at = r * y_row + (i + q) * c + ch
      *
-     * The earlier the window, the later its tap that is this pixel.  OUT dx; IN dy and where, laid out as y. */
+     * The earlier the window, the later its tap that is this pixel.  stream: dx had better not pass through the caches.
+     * OUT dx; IN dy and where, laid out as y. */
     void (*max_pool_gather)(void *dx, fc_index step, const void *dy, const uint8_t *where, fc_index y_row, fc_index h, fc_index w,
-                            fc_index m, fc_index c, fc_index tap, fc_index tap_row, fc_index tap_pixel);
+                            fc_index m, fc_index c, fc_index tap, fc_index tap_row, fc_index tap_pixel, int stream);
 
     /* Max pooling of one output row, and where.  Output pixel i looks at rows 0 .. h-1, columns lo[i] .. hi[i]-1 (already
      * clipped to the image; at least one pixel) and c channels, x[r * x_row + column * c + channel];  argmax[i][channel] =

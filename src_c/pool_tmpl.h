@@ -60,14 +60,25 @@ FC_INLINE void FN(pool_vector)(T *y, uint8_t *where, const T *x, fc_index x_row,
         FN(store_tags)(where, number, lanes);
 }
 
+/* Asks for the line of x + ch in `ahead` rows below the window, of the pixels that the next window does not share. */
+FC_INLINE void FN(ask)(const T *x, fc_index x_row, fc_index x_pixel, fc_index h, fc_index step, fc_index ahead)
+{
+    for (fc_index r = 0; r < ahead; r++)
+        for (fc_index q = 0; q < step; q += x_pixel)
+            __builtin_prefetch(x + (h + r) * x_row + q, 0, 2);
+}
+
 /* m windows, `step` elements apart, of n channels each.  The last vector overlaps the one before it. */
 FC_INLINE void FN(pool_windows_of)(fc_index h, fc_index w, T *y, uint8_t *where, const T *x, fc_index x_row, fc_index x_pixel,
-                                   fc_index step, fc_index m, fc_index n, fc_index tap, fc_index tap_row)
+                                   fc_index step, fc_index m, fc_index n, fc_index tap, fc_index tap_row, fc_index ahead)
 {
     for (fc_index i = 0; i < m; i++, y += n, x += step, where += where ? n : 0) {
         fc_index ch = 0;
-        for (; ch + VL <= n; ch += VL)
+        for (; ch + VL <= n; ch += VL) {
+            if (ch * (fc_index)sizeof(T) % 64 == 0)
+                FN(ask)(x + ch, x_row, x_pixel, h, step, ahead);
             FN(pool_vector)(y + ch, where ? where + ch : where, x + ch, x_row, x_pixel, h, w, tap, tap_row, VL);
+        }
         if (ch == n)
             continue;
         ch = n < VL ? 0 : n - VL;
@@ -79,21 +90,21 @@ FC_INLINE void FN(pool_windows_of)(fc_index h, fc_index w, T *y, uint8_t *where,
 #define FC_WINDOWS(X) X(1, 2) X(2, 1) X(2, 2) X(2, 3) X(3, 2) X(3, 3)
 #define FC_POOL(h, w)                                                                                                        \
     static void __attribute__((noinline)) FN(pool_##h##x##w)(T *y, const T *x, fc_index x_row, fc_index x_pixel,             \
-                                                             fc_index step, fc_index m, fc_index n)                          \
+                                                             fc_index step, fc_index m, fc_index n, fc_index ahead)          \
     {                                                                                                                        \
-        FN(pool_windows_of)(h, w, y, NULL, x, x_row, x_pixel, step, m, n, 0, 0);                                             \
+        FN(pool_windows_of)(h, w, y, NULL, x, x_row, x_pixel, step, m, n, 0, 0, ahead);                                      \
     }                                                                                                                        \
     static void __attribute__((noinline)) FN(pool_where_##h##x##w)(T *y, uint8_t *where, const T *x, fc_index x_row,         \
                                                                    fc_index x_pixel, fc_index step, fc_index m, fc_index n,  \
-                                                                   fc_index tap, fc_index tap_row)                           \
+                                                                   fc_index tap, fc_index tap_row, fc_index ahead)           \
     {                                                                                                                        \
-        FN(pool_windows_of)(h, w, y, where, x, x_row, x_pixel, step, m, n, tap, tap_row);                                    \
+        FN(pool_windows_of)(h, w, y, where, x, x_row, x_pixel, step, m, n, tap, tap_row, ahead);                             \
     }
 FC_WINDOWS(FC_POOL)
 #undef FC_POOL
 
 static void FN(max_pool)(void *y, uint8_t *where, const void *x, fc_index x_row, fc_index h, fc_index w, fc_index step,
-                         fc_index m, fc_index c, fc_index tap, fc_index tap_row)
+                         fc_index m, fc_index c, fc_index tap, fc_index tap_row, fc_index ahead)
 {
     const int flat = step == 1; /* then the windows are like so many more channels */
     const fc_index n = flat ? m * c : c;
@@ -101,20 +112,20 @@ static void FN(max_pool)(void *y, uint8_t *where, const void *x, fc_index x_row,
 #define FC_CASE(rows, columns)                                                                                               \
     if (h == rows && w == columns) {                                                                                         \
         if (where)                                                                                                           \
-            FN(pool_where_##rows##x##columns)(y, where, x, x_row, c, step * c, m, n, tap, tap_row);                          \
+            FN(pool_where_##rows##x##columns)(y, where, x, x_row, c, step * c, m, n, tap, tap_row, ahead);                   \
         else                                                                                                                 \
-            FN(pool_##rows##x##columns)(y, x, x_row, c, step * c, m, n);                                                     \
+            FN(pool_##rows##x##columns)(y, x, x_row, c, step * c, m, n, ahead);                                              \
         return;                                                                                                              \
     }
     FC_WINDOWS(FC_CASE)
 #undef FC_CASE
 #undef FC_WINDOWS
-    FN(pool_windows_of)(h, w, y, where, x, x_row, c, step * c, m, n, tap, tap_row);
+    FN(pool_windows_of)(h, w, y, where, x, x_row, c, step * c, m, n, tap, tap_row, ahead);
 }
 
 /* One vector of gradients, of pixels that h x w windows see. */
 FC_INLINE void FN(gather_vector)(fc_index h, fc_index w, T *dx, const T *dy, const uint8_t *where, fc_index y_row,
-                                 fc_index y_pixel, fc_index tap, fc_index tap_row, fc_index tap_pixel, fc_index lanes)
+                                 fc_index y_pixel, fc_index tap, fc_index tap_row, fc_index tap_pixel, int stream, fc_index lanes)
 {
     vec sum = {0};
 #pragma GCC unroll 3
@@ -128,23 +139,29 @@ FC_INLINE void FN(gather_vector)(fc_index h, fc_index w, T *dx, const T *dy, con
         }
     if (lanes < VL)
         FN(store_part)(dx, sum, lanes);
+    else if (stream)
+        FN(stream)(dx, sum);
     else
         FN(store)(dx, sum);
 }
 
 /* m pixels, `step` elements apart, of n channels each. */
 FC_INLINE void FN(gather_pixels)(fc_index h, fc_index w, T *dx, fc_index step, const T *dy, const uint8_t *where, fc_index y_row,
-                                 fc_index y_pixel, fc_index m, fc_index n, fc_index tap, fc_index tap_row, fc_index tap_pixel)
+                                 fc_index y_pixel, fc_index m, fc_index n, fc_index tap, fc_index tap_row, fc_index tap_pixel,
+                                 int stream)
 {
+    stream = stream && ((uintptr_t)dx | step * sizeof(T) | n * sizeof(T)) % FC_VECTOR_BYTES == 0;
     for (fc_index i = 0; i < m; i++, dx += step, dy += n, where += n) {
         fc_index ch = 0;
         for (; ch + VL <= n; ch += VL)
-            FN(gather_vector)(h, w, dx + ch, dy + ch, where + ch, y_row, y_pixel, tap, tap_row, tap_pixel, VL);
+            FN(gather_vector)(h, w, dx + ch, dy + ch, where + ch, y_row, y_pixel, tap, tap_row, tap_pixel, stream, VL);
         if (ch == n)
             continue;
         ch = n < VL ? 0 : n - VL;
-        FN(gather_vector)(h, w, dx + ch, dy + ch, where + ch, y_row, y_pixel, tap, tap_row, tap_pixel, n);
+        FN(gather_vector)(h, w, dx + ch, dy + ch, where + ch, y_row, y_pixel, tap, tap_row, tap_pixel, 0, n);
     }
+    if (stream)
+        FN(end_of_stream)();
 }
 
 /* What 2x2 and 3x3 windows need in steps of 1 and 2. */
@@ -152,28 +169,30 @@ FC_INLINE void FN(gather_pixels)(fc_index h, fc_index w, T *dx, fc_index step, c
 #define FC_GATHER(h, w)                                                                                                      \
     static void __attribute__((noinline)) FN(gather_##h##x##w)(T *dx, fc_index step, const T *dy, const uint8_t *where,      \
                                                                fc_index y_row, fc_index y_pixel, fc_index m, fc_index n,     \
-                                                               fc_index tap, fc_index tap_row, fc_index tap_pixel)           \
+                                                               fc_index tap, fc_index tap_row, fc_index tap_pixel,           \
+                                                               int stream)                                                   \
     {                                                                                                                        \
-        FN(gather_pixels)(h, w, dx, step, dy, where, y_row, y_pixel, m, n, tap, tap_row, tap_pixel);                         \
+        FN(gather_pixels)(h, w, dx, step, dy, where, y_row, y_pixel, m, n, tap, tap_row, tap_pixel, stream);                 \
     }
 FC_GATHERS(FC_GATHER)
 #undef FC_GATHER
 
 static void FN(max_pool_gather)(void *dx, fc_index step, const void *dy, const uint8_t *where, fc_index y_row, fc_index h,
-                                fc_index w, fc_index m, fc_index c, fc_index tap, fc_index tap_row, fc_index tap_pixel)
+                                fc_index w, fc_index m, fc_index c, fc_index tap, fc_index tap_row, fc_index tap_pixel,
+                                int stream)
 {
     const int flat = step == 1; /* then the pixels are like so many more channels */
     const fc_index n = flat ? m * c : c;
     m = flat ? 1 : m;
 #define FC_CASE(rows, columns)                                                                                               \
     if (h == rows && w == columns) {                                                                                         \
-        FN(gather_##rows##x##columns)(dx, step * c, dy, where, y_row, c, m, n, tap, tap_row, tap_pixel);                     \
+        FN(gather_##rows##x##columns)(dx, step * c, dy, where, y_row, c, m, n, tap, tap_row, tap_pixel, stream);             \
         return;                                                                                                              \
     }
     FC_GATHERS(FC_CASE)
 #undef FC_CASE
 #undef FC_GATHERS
-    FN(gather_pixels)(h, w, dx, step * c, dy, where, y_row, c, m, n, tap, tap_row, tap_pixel);
+    FN(gather_pixels)(h, w, dx, step * c, dy, where, y_row, c, m, n, tap, tap_row, tap_pixel, stream);
 }
 
 static void FN(max_pool_argmax_row)(void *y_, int64_t *argmax, const void *x_, fc_index x_row, fc_index h, fc_index w,

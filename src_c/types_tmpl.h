@@ -12,6 +12,27 @@ typedef INT ivec __attribute__((vector_size(FC_VECTOR_BYTES)));
 
 FC_INLINE vec FN(load)(const T *p) { return *(const uvec *)p; }
 FC_INLINE void FN(store)(T *p, vec v) { *(uvec *)p = v; }
+/* Past the caches, p being aligned to the vector; and what has to follow before another thread may read it. */
+FC_INLINE void FN(stream)(T *p, vec v)
+{
+#if defined(__AVX512F__)
+    _mm512_stream_ps((void *)p, (__m512)v);
+#elif defined(__AVX2__)
+    _mm256_stream_ps((void *)p, (__m256)v);
+#elif defined(__SSE2__)
+    _mm_stream_ps((void *)p, (__m128)v);
+#else
+    FN(store)(p, v);
+#endif
+}
+
+FC_INLINE void FN(end_of_stream)(void)
+{
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
+}
+
 FC_INLINE vec FN(splat)(T x) { return x - (vec){0}; }
 FC_INLINE vec FN(select)(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 
