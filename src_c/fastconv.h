@@ -117,10 +117,12 @@ typedef struct fc_kernels {
      *     dx[i * step * c + ch]  =  sum over r < h, q < w, in this order, of  dy[at]
      *                               where  where[at] = tap - r * tap_row - q * tap_pixel,    at = r * y_row + (i + q) * c + ch
      *
-     * The earlier the window, the later its tap that is this pixel.  stream: dx had better not pass through the caches.
+     * The earlier the window, the later its tap that is this pixel.  The sum begins with 0, so a -0 becomes 0; fresh: no two
+     * windows share a pixel, and a -0 stays.  stream: dx had better not pass through the caches.
      * OUT dx; IN dy and where, laid out as y. */
     void (*max_pool_gather)(void *dx, fc_index step, const void *dy, const uint8_t *where, fc_index y_row, fc_index h, fc_index w,
-                            fc_index m, fc_index c, fc_index tap, fc_index tap_row, fc_index tap_pixel, int stream);
+                            fc_index m, fc_index c, fc_index tap, fc_index tap_row, fc_index tap_pixel,
+                            int fresh, int stream);
 
     /* Max pooling of one output row, and where.  Output pixel i looks at rows 0 .. h-1, columns lo[i] .. hi[i]-1 (already
      * clipped to the image; at least one pixel) and c channels, x[r * x_row + column * c + channel];  argmax[i][channel] =

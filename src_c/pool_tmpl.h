@@ -123,9 +123,10 @@ static void FN(max_pool)(void *y, uint8_t *where, const void *x, fc_index x_row,
     FN(pool_windows_of)(h, w, y, where, x, x_row, c, step * c, m, n, tap, tap_row, ahead);
 }
 
-/* One vector of gradients, of pixels that h x w windows see. */
-FC_INLINE void FN(gather_vector)(fc_index h, fc_index w, T *dx, const T *dy, const uint8_t *where, fc_index y_row,
-                                 fc_index y_pixel, fc_index tap, fc_index tap_row, fc_index tap_pixel, int stream, fc_index lanes)
+/* One vector of gradients, of pixels that h x w windows see.  fresh: one window alone, whose -0 stays what it is. */
+FC_INLINE void FN(gather_vector)(fc_index h, fc_index w, int fresh, T *dx, const T *dy, const uint8_t *where, fc_index y_row,
+                                 fc_index y_pixel, fc_index tap, fc_index tap_row, fc_index tap_pixel, int stream,
+                                 fc_index lanes)
 {
     vec sum = {0};
 #pragma GCC unroll 3
@@ -134,8 +135,9 @@ FC_INLINE void FN(gather_vector)(fc_index h, fc_index w, T *dx, const T *dy, con
         for (fc_index q = 0; q < w; q++) {
             const fc_index at = r * y_row + q * y_pixel;
             const tags here = FN(splat_tags)(tap - r * tap_row - q * tap_pixel);
+            const truth hit = FN(equal_tags)(FN(load_tags)(where + at, lanes), here);
             const vec gradient = lanes < VL ? FN(load_part)(dy + at, lanes) : FN(load)(dy + at);
-            sum = FN(add_where)(FN(equal_tags)(FN(load_tags)(where + at, lanes), here), sum, gradient);
+            sum = fresh ? FN(choose)(hit, gradient, sum) : FN(add_where)(hit, sum, gradient);
         }
     if (lanes < VL)
         FN(store_part)(dx, sum, lanes);
@@ -146,53 +148,55 @@ FC_INLINE void FN(gather_vector)(fc_index h, fc_index w, T *dx, const T *dy, con
 }
 
 /* m pixels, `step` elements apart, of n channels each. */
-FC_INLINE void FN(gather_pixels)(fc_index h, fc_index w, T *dx, fc_index step, const T *dy, const uint8_t *where, fc_index y_row,
-                                 fc_index y_pixel, fc_index m, fc_index n, fc_index tap, fc_index tap_row, fc_index tap_pixel,
-                                 int stream)
+FC_INLINE void FN(gather_pixels)(fc_index h, fc_index w, int fresh, T *dx, fc_index step, const T *dy, const uint8_t *where,
+                                 fc_index y_row, fc_index y_pixel, fc_index m, fc_index n, fc_index tap, fc_index tap_row,
+                                 fc_index tap_pixel, int stream)
 {
     stream = stream && ((uintptr_t)dx | step * sizeof(T) | n * sizeof(T)) % FC_VECTOR_BYTES == 0;
     for (fc_index i = 0; i < m; i++, dx += step, dy += n, where += n) {
         fc_index ch = 0;
         for (; ch + VL <= n; ch += VL)
-            FN(gather_vector)(h, w, dx + ch, dy + ch, where + ch, y_row, y_pixel, tap, tap_row, tap_pixel, stream, VL);
+            FN(gather_vector)(h, w, fresh, dx + ch, dy + ch, where + ch, y_row, y_pixel, tap, tap_row, tap_pixel, stream, VL);
         if (ch == n)
             continue;
         ch = n < VL ? 0 : n - VL;
-        FN(gather_vector)(h, w, dx + ch, dy + ch, where + ch, y_row, y_pixel, tap, tap_row, tap_pixel, 0, n);
+        FN(gather_vector)(h, w, fresh, dx + ch, dy + ch, where + ch, y_row, y_pixel, tap, tap_row, tap_pixel, 0, n);
     }
     if (stream)
         FN(end_of_stream)();
 }
 
 /* What 2x2 and 3x3 windows need in steps of 1 and 2. */
-#define FC_GATHERS(X) X(1, 1) X(1, 2) X(2, 1) X(2, 2) X(2, 3) X(3, 2) X(3, 3)
-#define FC_GATHER(h, w)                                                                                                      \
-    static void __attribute__((noinline)) FN(gather_##h##x##w)(T *dx, fc_index step, const T *dy, const uint8_t *where,      \
-                                                               fc_index y_row, fc_index y_pixel, fc_index m, fc_index n,     \
-                                                               fc_index tap, fc_index tap_row, fc_index tap_pixel,           \
-                                                               int stream)                                                   \
+#define FC_GATHERS(X) X(1, 1, 1) X(1, 1, 0) X(1, 2, 0) X(2, 1, 0) X(2, 2, 0) X(2, 3, 0) X(3, 2, 0) X(3, 3, 0)
+#define FC_GATHER(h, w, fresh)                                                                                               \
+    static void __attribute__((noinline)) FN(gather_##h##x##w##_##fresh)(T *dx, fc_index step, const T *dy,                  \
+                                                                         const uint8_t *where, fc_index y_row,               \
+                                                                         fc_index y_pixel, fc_index m, fc_index n,           \
+                                                                         fc_index tap, fc_index tap_row,                     \
+                                                                         fc_index tap_pixel, int stream)                     \
     {                                                                                                                        \
-        FN(gather_pixels)(h, w, dx, step, dy, where, y_row, y_pixel, m, n, tap, tap_row, tap_pixel, stream);                 \
+        FN(gather_pixels)(h, w, fresh, dx, step, dy, where, y_row, y_pixel, m, n, tap, tap_row, tap_pixel, stream);          \
     }
 FC_GATHERS(FC_GATHER)
 #undef FC_GATHER
 
 static void FN(max_pool_gather)(void *dx, fc_index step, const void *dy, const uint8_t *where, fc_index y_row, fc_index h,
                                 fc_index w, fc_index m, fc_index c, fc_index tap, fc_index tap_row, fc_index tap_pixel,
-                                int stream)
+                                int fresh, int stream)
 {
     const int flat = step == 1; /* then the pixels are like so many more channels */
     const fc_index n = flat ? m * c : c;
     m = flat ? 1 : m;
-#define FC_CASE(rows, columns)                                                                                               \
-    if (h == rows && w == columns) {                                                                                         \
-        FN(gather_##rows##x##columns)(dx, step * c, dy, where, y_row, c, m, n, tap, tap_row, tap_pixel, stream);             \
+    fresh = fresh && h == 1 && w == 1;
+#define FC_CASE(rows, columns, alone)                                                                                        \
+    if (h == rows && w == columns && fresh == alone) {                                                                       \
+        FN(gather_##rows##x##columns##_##alone)(dx, step * c, dy, where, y_row, c, m, n, tap, tap_row, tap_pixel, stream);   \
         return;                                                                                                              \
     }
     FC_GATHERS(FC_CASE)
 #undef FC_CASE
 #undef FC_GATHERS
-    FN(gather_pixels)(h, w, dx, step * c, dy, where, y_row, c, m, n, tap, tap_row, tap_pixel, stream);
+    FN(gather_pixels)(h, w, 0, dx, step * c, dy, where, y_row, c, m, n, tap, tap_row, tap_pixel, stream);
 }
 
 static void FN(max_pool_argmax_row)(void *y_, int64_t *argmax, const void *x_, fc_index x_row, fc_index h, fc_index w,

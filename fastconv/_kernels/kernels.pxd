@@ -45,7 +45,7 @@ cdef extern from "fastconv.h" nogil:
                          fc_index m, fc_index c, fc_index tap, fc_index tap_row, fc_index ahead) noexcept nogil
         void (*max_pool_gather)(void *dx, fc_index step, const void *dy, const uint8_t *where, fc_index y_row, fc_index h,
                                 fc_index w, fc_index m, fc_index c, fc_index tap, fc_index tap_row,
-                                fc_index tap_pixel, int stream) noexcept nogil
+                                fc_index tap_pixel, int fresh, int stream) noexcept nogil
         void (*max_pool_argmax_row)(void *y, int64_t *argmax, const void *x, fc_index x_row, fc_index h, fc_index w,
                                     const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c) noexcept nogil
         void (*max_pool_grad_row)(void *dx, const void *x, const void *y, const void *dy, fc_index x_row, fc_index h,

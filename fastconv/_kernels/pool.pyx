@@ -76,6 +76,8 @@ cdef int plan(Job *job, fc_index size, vertical, horizontal) except -1:
     job.right = job.left + job.ow
     clip(job.top, job.bottom, vertical)
     clip(job.left, job.right, horizontal)
+    job.fresh = (side_by_side(job.top, job.bottom, job.oh, job.bottom[job.oh - 1])
+                 and side_by_side(job.left, job.right, job.ow, job.w))
     return 0
 
 
@@ -138,7 +140,7 @@ cdef fc_index gather_pixels(const Job *job, char *dx, const char *dy, const uint
         m = min(job.ow - last, (job.w - 1 - q) // job.sw + 1)
     job.fc.max_pool_gather(dx, job.sw, dy + left * job.c * job.size, where + left * job.c, job.ow * job.c, rows,
                            max(min(last + 1, job.ow) - left, 0), m, job.c, tap + at - left * job.sw, job.sh * job.kw, job.sw,
-                           job.n * job.h * job.w * job.c * job.size > STREAM_BYTES)
+                           job.fresh, job.n * job.h * job.w * job.c * job.size > STREAM_BYTES)
     return m
 
 
@@ -190,8 +192,6 @@ cdef int run_images(Job *job, fc_index size, vertical, horizontal, int num_threa
     job.blocks = (job.c + job.channels - 1) // job.channels
     try:
         plan(job, size, vertical, horizontal)
-        job.fresh = (side_by_side(job.top, job.bottom, job.oh, job.bottom[job.oh - 1])
-                     and side_by_side(job.left, job.right, job.ow, job.w))
         with nogil, parallel(num_threads=num_threads):
             for i in prange(job.n * job.blocks, schedule="static"):
                 pool_grad(job, i)

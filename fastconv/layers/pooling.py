@@ -66,10 +66,10 @@ class MaxPooling2D(_Pooling2D):
             pool.max_pool(y, None, where, x, *axes, n)
 
         def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
-            (dy,) = arguments.arrays(grad=(dy, 4))
-            arguments.same_shape("grad", dy, where.shape, "that of the result whose gradient it is")
             if not input_gradient:
                 return None
+            (dy,) = arguments.arrays(grad=(dy, 4))
+            arguments.same_shape("grad", dy, where.shape, "that of the result whose gradient it is")
             dy = dy.astype(np.result_type(dy, dtype), copy=False)
             dx = memory.empty(shape, dy.dtype)
             if dx.size:
