@@ -206,8 +206,8 @@ class TensorFlow:
             case "conv2d_backprop_filter":
                 sizes = self.tf.constant(case["w"])
                 return partial(raw.Conv2DBackpropFilter, input=x, filter_sizes=sizes, out_backprop=dy, **how)
-            # In training, too, as Keras has it. MaxPoolGradWithArgmax takes a tenth of MaxPoolGrad's time, but
-            # MaxPoolWithArgmax forty times MaxPool's.
+            # In training, too, as Keras has it. MaxPoolGradWithArgmax takes a tenth of MaxPoolGrad's time,
+            # but MaxPoolWithArgmax forty times MaxPool's.
             case "max_pool2d" | "max_pool training":
                 return partial(raw.MaxPool, input=x, **window)
             case "max_pool_grad" | "max_pool training gradient":

@@ -126,7 +126,8 @@ typedef struct fc_kernels {
 
     /* Max pooling of one output row, and where.  Output pixel i looks at rows 0 .. h-1, columns lo[i] .. hi[i]-1 (already
      * clipped to the image; at least one pixel) and c channels, x[r * x_row + column * c + channel];  argmax[i][channel] =
-     * r * w + column  of the first maximum (the first NaN if there is one), in pixels of an image w wide, counted from x.  OUT y[ow][c], argmax[ow][c]; IN x, lo[ow], hi[ow]. */
+     * r * w + column  of the first maximum (the first NaN if there is one), in pixels of an image w wide, counted from x.
+     * OUT y[ow][c], argmax[ow][c]; IN x, lo[ow], hi[ow]. */
     void (*max_pool_argmax_row)(void *y, int64_t *argmax, const void *x, fc_index x_row, fc_index h, fc_index w,
                                 const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c);
 

@@ -1,6 +1,7 @@
-"""Pooling's drivers: output rows shared out among the threads; the gradient by images and channels.
+"""Pooling's drivers: rows shared out among the threads, of the result or of the gradient that gathers; other gradients by
+images and channels.
 
-The gradient of overlapping windows adds to the same pixel from several rows, so a thread owns a whole image, or some of its
+A gradient that adds window by window meets the same pixel from several rows, so a thread owns a whole image, or some of its
 channels: no two threads meet, and the order of the sums does not depend on their number.
 """
 from cython.parallel cimport parallel, prange
@@ -19,8 +20,8 @@ ctypedef fused real:
 cdef fc_index FEW_IMAGES = 16
 cdef fc_index CHANNELS = 64
 
-# A max pool's gradient larger than this goes past the caches, which could not keep it for its reader.  Measured on Zen 4 with 32 MB
-# of last-level cache, gradient and a copy of it after: 5 MB take 1.5 times as long so, 10 MB the same, 19 and 26 MB 0.7 times.
+# A max pool's gradient larger than this goes past the caches, which could not keep it for its reader.  Measured on Zen 4 with
+# 32 MB of last-level cache, gradient and a copy of it after: 5 MB take 1.5 times as long so, 10 MB the same, 19 and 26 MB 0.7.
 cdef fc_index STREAM_BYTES = 16 << 20
 
 cdef struct Job:
@@ -109,7 +110,8 @@ cdef void max_row(const Job *job, char *y, uint8_t *where, const char *x, fc_ind
 
 cdef void argmax_row(const Job *job, char *y, int64_t *argmax, const char *x, fc_index oh) noexcept nogil:
     cdef fc_index i
-    job.fc.max_pool_argmax_row(y, argmax, x, job.w * job.c, job.bottom[oh] - job.top[oh], job.w, job.left, job.right, job.ow, job.c)
+    job.fc.max_pool_argmax_row(y, argmax, x, job.w * job.c, job.bottom[oh] - job.top[oh], job.w, job.left, job.right, job.ow,
+                               job.c)
     for i in range(job.ow * job.c):  # from pixels below the window's first row to TensorFlow's (h * W + w) * C + c
         argmax[i] = (job.top[oh] * job.w + argmax[i]) * job.c + i % job.c
 
@@ -121,15 +123,15 @@ cdef fc_index first_window(fc_index at, fc_index kernel, fc_index stride) noexce
 
 cdef void gather_row(const Job *job, fc_index task) noexcept nogil:
     """One row of dx: pixels a stride apart lie alike in their windows, and are a run."""
-    cdef fc_index n = task // job.h, at = task % job.h + job.above, row = job.ow * job.c, q, m
+    cdef fc_index n = task // job.h, at = task % job.h + job.above, row = job.ow * job.c, phase, q
     cdef fc_index top = first_window(at, job.kh, job.sh), rows = max(min(at // job.sh + 1, job.oh) - top, 0)
     cdef const char *dy = job.dy + (n * job.oh + top) * row * job.size
     cdef const uint8_t *where = job.where + (n * job.oh + top) * row
     cdef char *dx = job.dx + task * job.w * job.c * job.size
-    for q in range(min(job.sw, job.w)):
+    for phase in range(min(job.sw, job.w)):
+        q = phase
         while q < job.w:
-            m = gather_pixels(job, dx + q * job.c * job.size, dy, where, rows, (at - top * job.sh) * job.kw, q)
-            q += m * job.sw
+            q += job.sw * gather_pixels(job, dx + q * job.c * job.size, dy, where, rows, (at - top * job.sh) * job.kw, q)
 
 
 cdef fc_index gather_pixels(const Job *job, char *dx, const char *dy, const uint8_t *where, fc_index rows, fc_index tap,
