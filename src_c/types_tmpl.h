@@ -99,6 +99,13 @@ FC_INLINE ivec FN(load_bytes)(const uint8_t *p, fc_index n)
 #elif defined(__AVX2__)
     if (sizeof(T) == 4)
         return (ivec)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+#elif defined(__SSE2__)
+    if (sizeof(T) == 4) {
+        int four;
+        memcpy(&four, p, 4);
+        const __m128i zero = _mm_setzero_si128();
+        return (ivec)_mm_unpacklo_epi16(_mm_unpacklo_epi8(_mm_cvtsi32_si128(four), zero), zero);
+    }
 #endif
     ivec v = {0};
     for (fc_index i = 0; i < VL; i++)
@@ -115,6 +122,16 @@ FC_INLINE void FN(store_bytes)(uint8_t *p, ivec v, fc_index n)
     else
         _mm512_mask_cvtepi64_storeu_epi8(p, (__mmask8)lanes, (__m512i)v);
 #else
+#if defined(__SSE2__)
+    if (sizeof(T) == 4 && n >= VL) {
+        __m128i part[VL / 4]; /* of four integers each */
+        memcpy(part, &v, sizeof(v));
+        const __m128i words = _mm_packs_epi32(part[0], part[VL / 4 - 1]);
+        const __m128i bytes = _mm_packus_epi16(words, words);
+        memcpy(p, &bytes, VL);
+        return;
+    }
+#endif
     for (fc_index i = 0; i < VL && i < n; i++)
         p[i] = (uint8_t)v[i];
 #endif
