@@ -6,6 +6,12 @@ PYTHON is the interpreter of a virtual environment that has that framework and N
 process of its own (workers.py), with the same number of threads, and only one works at a time. In every round
 each has a turn of as many calls as the others; the best call counts, against the best of the others.
 
+A pool has four rows: two of functions, `max_pool2d` (all that inference does) and `max_pool_grad`, which is
+given x and y as TensorFlow's; and two of a step of training, as each framework's own layer takes it: forward
+with what the gradient needs to remember, and that gradient. fastconv remembers a byte per result, torch an
+index of eight bytes, TensorFlow nothing but x and y; and fastconv's layer stands in a model, whose memory is
+used again.
+
 The frameworks compute with oneDNN wherever they can. `--without-onednn` adds each of them once more without
 it (NNPACK or im2col and MKL; Eigen), which wins some rows: with a few input channels, or large filters.
 """
@@ -32,7 +38,7 @@ from fastconv import models
 ROUNDS = 7
 
 CONVOLUTION_OPS = ("conv2d", "conv2d_backprop_input", "conv2d_backprop_filter")
-POOL_OPS = ("max_pool2d", "max_pool_grad")
+POOL_OPS = ("max_pool2d", "max_pool_grad", "max_pool training", "max_pool training gradient")
 SECTIONS = ("convolutions", "pools", "steps", "memory")
 
 # How far results may be apart, as a share of their norm: by float32's rounding; in the logits after one step

@@ -64,7 +64,16 @@ class FastConv:
             case "max_pool_grad":
                 y = nn.max_pool2d(x, *window)
                 return lambda: nn.max_pool_grad(x, y, dy, *window)
+            case "max_pool training":
+                return partial(self._pool(case), x, training=True)
+            case "max_pool training gradient":
+                return partial(self._pool(case)(x, training=True)[1], dy)
         raise ValueError(f"unknown operation {case['op']!r}")
+
+    def _pool(self, case: Case) -> Any:
+        """The layer in a model of its own."""
+        layers, window = self.fastconv.layers, (case["taps"], case["stride"], case["padding"])
+        return layers.Sequential([layers.MaxPooling2D(*window)], case["x"][1:], dtype=case["dtype"])
 
     def network(self, case: Case, variant: str) -> tuple[Call, Call]:
         name, arguments = case["network"]
@@ -74,7 +83,7 @@ class FastConv:
         return partial(model.train, x, labels, None), partial(model.predict, x)
 
     def to_numpy(self, case: Case, result: Any) -> NDArray:
-        return result
+        return result[0] if case["op"] == "max_pool training" else result
 
 
 class Torch:
@@ -115,9 +124,9 @@ class Torch:
                 return lambda: aten.convolution_backward(dy, x, w, *rest, [True, False, False])[0]
             case "conv2d_backprop_filter":
                 return lambda: aten.convolution_backward(dy, x, w, *rest, [False, True, False])[1]
-            case "max_pool2d":
+            case "max_pool2d" | "max_pool training":
                 return lambda: aten.max_pool2d_with_indices(x, *window)[0]  # what F.max_pool2d calls
-            case "max_pool_grad":
+            case "max_pool_grad" | "max_pool training gradient":
                 indices = aten.max_pool2d_with_indices(x, *window)[1]
                 return lambda: aten.max_pool2d_with_indices_backward(dy, x, *window, indices)
         raise ValueError(f"unknown operation {case['op']!r}")
@@ -197,9 +206,11 @@ class TensorFlow:
             case "conv2d_backprop_filter":
                 sizes = self.tf.constant(case["w"])
                 return partial(raw.Conv2DBackpropFilter, input=x, filter_sizes=sizes, out_backprop=dy, **how)
-            case "max_pool2d":
+            # In training, too, as Keras has it. MaxPoolGradWithArgmax takes a tenth of MaxPoolGrad's time,
+            # but MaxPoolWithArgmax forty times MaxPool's.
+            case "max_pool2d" | "max_pool training":
                 return partial(raw.MaxPool, input=x, **window)
-            case "max_pool_grad":
+            case "max_pool_grad" | "max_pool training gradient":
                 y = raw.MaxPool(input=x, **window)
                 return partial(raw.MaxPoolGrad, orig_input=x, orig_output=y, grad=dy, **window)
         raise ValueError(f"unknown operation {case['op']!r}")

@@ -481,7 +481,7 @@ def _max_pool(
     argmax = memory.empty(y.shape, np.int64) if with_argmax else None
     n = threads.resolve(num_threads, x.size * PASS)
     if y.size:
-        _pool.max_pool(y, argmax, x, vertical, horizontal, n)
+        _pool.max_pool(y, argmax, None, x, vertical, horizontal, n)
     return y, argmax, x.shape
 
 

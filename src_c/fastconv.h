@@ -105,14 +105,33 @@ typedef struct fc_kernels {
     void (*repeat)(void *y, const void *x, fc_index n, fc_index times);
     void (*fold)(void *y, const void *x, fc_index n, fc_index times);
 
-    /* Max pooling of one output row.  Output pixel i looks at rows 0 .. h-1, columns lo[i] .. hi[i]-1 (already clipped to the
-     * image; at least one pixel) and c channels:  x[r * x_row + column * c + channel].  A NaN in the window comes out.
-     * OUT y[ow][c]; IN x, lo[ow], hi[ow]. */
-    void (*max_pool_row)(void *y, const void *x, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,
-                         fc_index ow, fc_index c);
+    /* Max pooling: m windows of h x w pixels, `step` pixels apart, which lie in the image as a whole; c channels:
+     *
+     *     y[i][ch]      =  maximum over r < h, q < w of  x[r * x_row + (i * step + q) * c + ch]       a NaN comes out
+     *     where[i][ch]  =  tap + r * tap_row + q  of the first maximum, the first NaN if there is one; below 255
+     *
+     * A caller clips the windows at the border and numbers the taps of the whole window: tap is the first one's number.
+     * ahead: so many rows below the windows will be wanted next and are asked for; there need not be any.
+     * OUT y[m][c], where[m][c] (NULL: not wanted); IN x. */
+    void (*max_pool)(void *y, uint8_t *where, const void *x, fc_index x_row, fc_index h, fc_index w, fc_index step, fc_index m,
+                     fc_index c, fc_index tap, fc_index tap_row, fc_index ahead);
 
-    /* The same, and where: argmax[i][channel] = r * w + column of the first maximum (the first NaN if there is one), in
-     * pixels of an image w wide, counted from x.  OUT y[ow][c], argmax[ow][c]. */
+    /* Its gradient, each pixel written once: m pixels, `step` pixels apart, each seen by h x w windows (perhaps by none):
+     *
+     *     dx[i * step * c + ch]  =  sum over r < h, q < w, in this order, of  dy[at]
+     *                               where  where[at] = tap - r * tap_row - q * tap_pixel,    at = r * y_row + (i + q) * c + ch
+     *
+     * The earlier the window, the later its tap that is this pixel.  The sum begins with 0, so a -0 becomes 0; fresh: no two
+     * windows share a pixel, and a -0 stays.  stream: dx had better not pass through the caches.
+     * OUT dx; IN dy and where, laid out as y. */
+    void (*max_pool_gather)(void *dx, fc_index step, const void *dy, const uint8_t *where, fc_index y_row, fc_index h, fc_index w,
+                            fc_index m, fc_index c, fc_index tap, fc_index tap_row, fc_index tap_pixel,
+                            int fresh, int stream);
+
+    /* Max pooling of one output row, and where.  Output pixel i looks at rows 0 .. h-1, columns lo[i] .. hi[i]-1 (already
+     * clipped to the image; at least one pixel) and c channels, x[r * x_row + column * c + channel];  argmax[i][channel] =
+     * r * w + column  of the first maximum (the first NaN if there is one), in pixels of an image w wide, counted from x.
+     * OUT y[ow][c], argmax[ow][c]; IN x, lo[ow], hi[ow]. */
     void (*max_pool_argmax_row)(void *y, int64_t *argmax, const void *x, fc_index x_row, fc_index h, fc_index w,
                                 const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c);
 
@@ -122,8 +141,8 @@ typedef struct fc_kernels {
     void (*max_pool_grad_row)(void *dx, const void *x, const void *y, const void *dy, fc_index x_row, fc_index h,
                               const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c, fc_index count, int fresh);
 
-    /* Average pooling of one output row, as max_pool_row: the sum of a window's pixels, row by row, divided by their number,
-     * which counts no padding.  And its gradient: dx at each pixel of the window += dy divided by that number; count and
+    /* Average pooling of one output row, as max_pool_argmax_row: the sum of a window's pixels, row by row, divided by their
+     * number, which counts no padding.  And its gradient: dx at each pixel of the window += dy divided by that number; count and
      * fresh as in max_pool_grad_row.  OUT y[ow][c]; INOUT dx (laid out as x); IN x, dy[ow][c]. */
     void (*avg_pool_row)(void *y, const void *x, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,
                          fc_index ow, fc_index c);
@@ -134,7 +153,7 @@ typedef struct fc_kernels {
      *
      * pool_windows: the maxima of rows x columns pixels x[r * x_row + q * x_pixel + channel], n channels, into
      * ceil(rows / 2) x ceil(columns / 2) results y[i * y_row + j * y_pixel + channel], and their bytes (NULL: none wanted)
-     * where[the same offset].  Windows may hang over the last row and column.  First maximum, first NaN, as in max_pool_row;
+     * where[the same offset].  Windows may hang over the last row and column.  First maximum, first NaN, as in max_pool;
      * a maximum that is not above 0 is dead.   OUT y, where; IN x.
      *
      * unpool: of the dense gradient of an image, rows x columns pixels from (top, left) on, n channels:

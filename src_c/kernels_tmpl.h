@@ -24,7 +24,8 @@ const fc_kernels FN(kernels) = {
     .depthwise_filter = FN(depthwise_filter),
     .repeat = FN(repeat),
     .fold = FN(fold),
-    .max_pool_row = FN(max_pool_row),
+    .max_pool = FN(max_pool),
+    .max_pool_gather = FN(max_pool_gather),
     .max_pool_argmax_row = FN(max_pool_argmax_row),
     .max_pool_grad_row = FN(max_pool_grad_row),
     .avg_pool_row = FN(avg_pool_row),
@@ -56,3 +57,5 @@ const fc_kernels FN(kernels) = {
 #undef vec
 #undef uvec
 #undef ivec
+#undef truth
+#undef tags

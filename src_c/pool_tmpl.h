@@ -3,34 +3,200 @@
  * Order and NaN: pixels of a window are visited row by row, and a later one replaces the maximum only if it is greater, or if it
  * is the first NaN.  So ties go to the first pixel and a NaN always comes out.
  */
-static void FN(max_pool_row)(void *y_, const void *x_, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,
-                             fc_index ow, fc_index c)
+/* Maxima and their taps where some are NaN. */
+static void FN(pool_nans)(T *y, uint8_t *where, const T *x, fc_index x_row, fc_index x_pixel, fc_index h, fc_index w,
+                          fc_index tap, fc_index tap_row, fc_index lanes)
 {
-    T *y = y_;
-    const T *x = x_;
-    for (fc_index i = 0; i < ow; i++) {
-        fc_index ch = 0;
-        for (; ch < c; ch += VL) {
-            const fc_index lanes = c - ch;
-            const T *at = x + lo[i] * c + ch;
-            vec best = lanes < VL ? FN(load_part)(at, lanes) : FN(load)(at);
-            ivec nan = {0}; /* a later NaN is not greater than anything */
-            for (fc_index r = 0; r < h; r++) {
-                const T *x_r = x + r * x_row + ch;
-                for (fc_index column = lo[i]; column < hi[i]; column++) {
-                    at = x_r + column * c;
-                    const vec here = lanes < VL ? FN(load_part)(at, lanes) : FN(load)(at);
-                    best = FN(select)(here > best, here, best);
-                    nan |= here != here;
+    for (fc_index ch = 0; ch < lanes; ch++) {
+        T best = x[ch];
+        fc_index number = tap;
+        for (fc_index r = 0; r < h; r++)
+            for (fc_index q = 0; q < w && best == best; q++) {
+                const T here = x[r * x_row + q * x_pixel + ch];
+                if (!(here <= best)) {
+                    best = here;
+                    number = tap + r * tap_row + q;
                 }
             }
-            best = FN(select)(nan, FN(splat)((T)NAN), best);
-            if (lanes < VL)
-                FN(store_part)(y + i * c + ch, best, lanes);
-            else
-                FN(store)(y + i * c + ch, best);
-        }
+        y[ch] = best == best ? best : (T)NAN;
+        where[ch] = (uint8_t)number;
     }
+}
+
+/* One vector of maxima.  A NaN is never greater, so it is looked for apart: two pixels a comparison. */
+FC_INLINE void FN(pool_vector)(T *y, uint8_t *where, const T *x, fc_index x_row, fc_index x_pixel, fc_index h, fc_index w,
+                               fc_index tap, fc_index tap_row, fc_index lanes)
+{
+    vec best = lanes < VL ? FN(load_part)(x, lanes) : FN(load)(x), before = best;
+    truth ordered = FN(always)();
+    tags number = FN(splat_tags)(tap);
+#pragma GCC unroll 3
+    for (fc_index r = 0; r < h; r++)
+#pragma GCC unroll 3
+        for (fc_index q = 0; q < w; q++) {
+            if (r == 0 && q == 0)
+                continue;
+            const T *at = x + r * x_row + q * x_pixel;
+            const vec here = lanes < VL ? FN(load_part)(at, lanes) : FN(load)(at);
+            if ((r * w + q) % 2 || r * w + q == h * w - 1)
+                ordered = FN(and_ordered)(ordered, before, here);
+            if (where)
+                number = FN(choose_tags)(FN(greater)(here, best), FN(splat_tags)(tap + r * tap_row + q), number);
+            best = FN(max)(here, best);
+            before = here;
+        }
+    if (h * w == 1)
+        ordered = FN(and_ordered)(ordered, best, best);
+    if (where && !FN(all)(ordered)) {
+        FN(pool_nans)(y, where, x, x_row, x_pixel, h, w, tap, tap_row, lanes < VL ? lanes : VL);
+        return;
+    }
+    best = FN(choose)(ordered, best, FN(splat)((T)NAN));
+    if (lanes < VL)
+        FN(store_part)(y, best, lanes);
+    else
+        FN(store)(y, best);
+    if (where)
+        FN(store_tags)(where, number, lanes);
+}
+
+/* Asks for the line of x + ch in `ahead` rows below the window, of the pixels that the next window does not share. */
+FC_INLINE void FN(ask)(const T *x, fc_index x_row, fc_index x_pixel, fc_index h, fc_index step, fc_index ahead)
+{
+    for (fc_index r = 0; r < ahead; r++)
+        for (fc_index q = 0; q < step; q += x_pixel)
+            __builtin_prefetch(x + (h + r) * x_row + q, 0, 2);
+}
+
+/* m windows, `step` elements apart, of n channels each.  The last vector overlaps the one before it. */
+FC_INLINE void FN(pool_windows_of)(fc_index h, fc_index w, T *y, uint8_t *where, const T *x, fc_index x_row, fc_index x_pixel,
+                                   fc_index step, fc_index m, fc_index n, fc_index tap, fc_index tap_row, fc_index ahead)
+{
+    for (fc_index i = 0; i < m; i++, y += n, x += step, where += where ? n : 0) {
+        fc_index ch = 0;
+        for (; ch + VL <= n; ch += VL) {
+            if (ch * (fc_index)sizeof(T) % 64 == 0)
+                FN(ask)(x + ch, x_row, x_pixel, h, step, ahead);
+            FN(pool_vector)(y + ch, where ? where + ch : where, x + ch, x_row, x_pixel, h, w, tap, tap_row, VL);
+        }
+        if (ch == n)
+            continue;
+        ch = n < VL ? 0 : n - VL;
+        FN(pool_vector)(y + ch, where ? where + ch : where, x + ch, x_row, x_pixel, h, w, tap, tap_row, n);
+    }
+}
+
+/* Functions of their own, so that each loop has the registers to itself: windows of 2x2 and 3x3, and what borders leave. */
+#define FC_WINDOWS(X) X(1, 2) X(2, 1) X(2, 2) X(2, 3) X(3, 2) X(3, 3)
+#define FC_POOL(h, w)                                                                                                        \
+    static void __attribute__((noinline)) FN(pool_##h##x##w)(T *y, const T *x, fc_index x_row, fc_index x_pixel,             \
+                                                             fc_index step, fc_index m, fc_index n, fc_index ahead)          \
+    {                                                                                                                        \
+        FN(pool_windows_of)(h, w, y, NULL, x, x_row, x_pixel, step, m, n, 0, 0, ahead);                                      \
+    }                                                                                                                        \
+    static void __attribute__((noinline)) FN(pool_where_##h##x##w)(T *y, uint8_t *where, const T *x, fc_index x_row,         \
+                                                                   fc_index x_pixel, fc_index step, fc_index m, fc_index n,  \
+                                                                   fc_index tap, fc_index tap_row, fc_index ahead)           \
+    {                                                                                                                        \
+        FN(pool_windows_of)(h, w, y, where, x, x_row, x_pixel, step, m, n, tap, tap_row, ahead);                             \
+    }
+FC_WINDOWS(FC_POOL)
+#undef FC_POOL
+
+static void FN(max_pool)(void *y, uint8_t *where, const void *x, fc_index x_row, fc_index h, fc_index w, fc_index step,
+                         fc_index m, fc_index c, fc_index tap, fc_index tap_row, fc_index ahead)
+{
+    const int flat = step == 1; /* then the windows are like so many more channels */
+    const fc_index n = flat ? m * c : c;
+    m = flat ? 1 : m;
+#define FC_CASE(rows, columns)                                                                                               \
+    if (h == rows && w == columns) {                                                                                         \
+        if (where)                                                                                                           \
+            FN(pool_where_##rows##x##columns)(y, where, x, x_row, c, step * c, m, n, tap, tap_row, ahead);                   \
+        else                                                                                                                 \
+            FN(pool_##rows##x##columns)(y, x, x_row, c, step * c, m, n, ahead);                                              \
+        return;                                                                                                              \
+    }
+    FC_WINDOWS(FC_CASE)
+#undef FC_CASE
+#undef FC_WINDOWS
+    FN(pool_windows_of)(h, w, y, where, x, x_row, c, step * c, m, n, tap, tap_row, ahead);
+}
+
+/* One vector of gradients, of pixels that h x w windows see.  fresh: one window alone, whose -0 stays what it is. */
+FC_INLINE void FN(gather_vector)(fc_index h, fc_index w, int fresh, T *dx, const T *dy, const uint8_t *where, fc_index y_row,
+                                 fc_index y_pixel, fc_index tap, fc_index tap_row, fc_index tap_pixel, int stream,
+                                 fc_index lanes)
+{
+    vec sum = {0};
+#pragma GCC unroll 3
+    for (fc_index r = 0; r < h; r++)
+#pragma GCC unroll 3
+        for (fc_index q = 0; q < w; q++) {
+            const fc_index at = r * y_row + q * y_pixel;
+            const tags here = FN(splat_tags)(tap - r * tap_row - q * tap_pixel);
+            const truth hit = FN(equal_tags)(FN(load_tags)(where + at, lanes), here);
+            const vec gradient = lanes < VL ? FN(load_part)(dy + at, lanes) : FN(load)(dy + at);
+            sum = fresh ? FN(choose)(hit, gradient, sum) : FN(add_where)(hit, sum, gradient);
+        }
+    if (lanes < VL)
+        FN(store_part)(dx, sum, lanes);
+    else if (stream)
+        FN(stream)(dx, sum);
+    else
+        FN(store)(dx, sum);
+}
+
+/* m pixels, `step` elements apart, of n channels each. */
+FC_INLINE void FN(gather_pixels)(fc_index h, fc_index w, int fresh, T *dx, fc_index step, const T *dy, const uint8_t *where,
+                                 fc_index y_row, fc_index y_pixel, fc_index m, fc_index n, fc_index tap, fc_index tap_row,
+                                 fc_index tap_pixel, int stream)
+{
+    stream = stream && ((uintptr_t)dx | step * sizeof(T) | n * sizeof(T)) % FC_VECTOR_BYTES == 0;
+    for (fc_index i = 0; i < m; i++, dx += step, dy += n, where += n) {
+        fc_index ch = 0;
+        for (; ch + VL <= n; ch += VL)
+            FN(gather_vector)(h, w, fresh, dx + ch, dy + ch, where + ch, y_row, y_pixel, tap, tap_row, tap_pixel, stream, VL);
+        if (ch == n)
+            continue;
+        ch = n < VL ? 0 : n - VL;
+        FN(gather_vector)(h, w, fresh, dx + ch, dy + ch, where + ch, y_row, y_pixel, tap, tap_row, tap_pixel, 0, n);
+    }
+    if (stream)
+        FN(end_of_stream)();
+}
+
+/* What 2x2 and 3x3 windows need in steps of 1 and 2. */
+#define FC_GATHERS(X) X(1, 1, 1) X(1, 1, 0) X(1, 2, 0) X(2, 1, 0) X(2, 2, 0) X(2, 3, 0) X(3, 2, 0) X(3, 3, 0)
+#define FC_GATHER(h, w, fresh)                                                                                               \
+    static void __attribute__((noinline)) FN(gather_##h##x##w##_##fresh)(T *dx, fc_index step, const T *dy,                  \
+                                                                         const uint8_t *where, fc_index y_row,               \
+                                                                         fc_index y_pixel, fc_index m, fc_index n,           \
+                                                                         fc_index tap, fc_index tap_row,                     \
+                                                                         fc_index tap_pixel, int stream)                     \
+    {                                                                                                                        \
+        FN(gather_pixels)(h, w, fresh, dx, step, dy, where, y_row, y_pixel, m, n, tap, tap_row, tap_pixel, stream);          \
+    }
+FC_GATHERS(FC_GATHER)
+#undef FC_GATHER
+
+static void FN(max_pool_gather)(void *dx, fc_index step, const void *dy, const uint8_t *where, fc_index y_row, fc_index h,
+                                fc_index w, fc_index m, fc_index c, fc_index tap, fc_index tap_row, fc_index tap_pixel,
+                                int fresh, int stream)
+{
+    const int flat = step == 1; /* then the pixels are like so many more channels */
+    const fc_index n = flat ? m * c : c;
+    m = flat ? 1 : m;
+    fresh = fresh && h == 1 && w == 1;
+#define FC_CASE(rows, columns, alone)                                                                                        \
+    if (h == rows && w == columns && fresh == alone) {                                                                       \
+        FN(gather_##rows##x##columns##_##alone)(dx, step * c, dy, where, y_row, c, m, n, tap, tap_row, tap_pixel, stream);   \
+        return;                                                                                                              \
+    }
+    FC_GATHERS(FC_CASE)
+#undef FC_CASE
+#undef FC_GATHERS
+    FN(gather_pixels)(h, w, 0, dx, step * c, dy, where, y_row, c, m, n, tap, tap_row, tap_pixel, stream);
 }
 
 static void FN(max_pool_argmax_row)(void *y_, int64_t *argmax, const void *x_, fc_index x_row, fc_index h, fc_index w,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fastconv import _arguments as arguments
-from fastconv import nn
+from fastconv import _windows as windows
+from fastconv import nn, threads
+from fastconv._kernels import memory, pool
 from fastconv.layers.base import Layer, Result, checked_padding
+
+MOST_TAPS = 255  # of a window whose taps a byte tells apart
 
 
 class _Pooling2D(Layer):
@@ -39,14 +44,39 @@ class MaxPooling2D(_Pooling2D):
     """
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
-        y = nn.max_pool2d(x, self.pool_size, self.strides, self.padding)
+        how = (self.pool_size, self.strides, self.padding)
+        if training and math.prod(self.pool_size) <= MOST_TAPS:
+            return self._remembering(x)
+        y = nn.max_pool2d(x, *how)
+
+        def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
+            return nn.max_pool_grad(x, y, dy, *how) if input_gradient else None
+
+        return y, backward if training else None
+
+    def _remembering(self, x: np.ndarray) -> Result:
+        """A byte per result tells the gradient which tap of the window has won: it needs neither x nor y."""
+        (x,) = arguments.arrays(input=(x, 4))
+        dtype, shape = x.dtype, x.shape
+        axes = windows.pooling(shape, self.pool_size, self.strides, self.padding, "input")
+        y = memory.empty((shape[0], *(axis.out for axis in axes), shape[3]), dtype)
+        where = memory.empty(y.shape, np.uint8)
+        n = threads.resolve(None, x.size * nn.PASS)
+        if y.size:
+            pool.max_pool(y, None, where, x, *axes, n)
 
         def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
             if not input_gradient:
                 return None
-            return nn.max_pool_grad(x, y, dy, self.pool_size, self.strides, self.padding)
+            (dy,) = arguments.arrays(grad=(dy, 4))
+            arguments.same_shape("grad", dy, where.shape, "that of the result whose gradient it is")
+            dy = dy.astype(np.result_type(dy, dtype), copy=False)
+            dx = memory.empty(shape, dy.dtype)
+            if dx.size:
+                pool.max_pool_gather(dx, dy, where, *axes, threads.resolve(None, dx.size * nn.PASS))
+            return dx
 
-        return y, backward if training else None
+        return y, backward
 
 
 class AveragePooling2D(_Pooling2D):
