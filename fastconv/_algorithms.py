@@ -7,8 +7,9 @@
     these                      any other                                                   direct
     anything else                                                                          direct
 
-Channels are here the fewer of channels and filters. Few of them leave lanes empty, and in one dimension do not
-repay the transforms; few tiles do not repay those of the filters; and small images leave most of a tile outside.
+Channels are here the fewer of channels and filters. Few of them leave lanes empty, and in one dimension do
+not repay the transforms; few tiles do not repay those of the filters; and small images leave most of a tile
+outside.
 
 The first of these that is given decides otherwise:
 
@@ -83,8 +84,8 @@ def winograd(
     fits = fits and all(axis.stride == axis.dilation == 1 for axis in axes)
     if algorithm == "winograd" and not fits:
         raise ValueError(
-            'algorithm "winograd" needs a filter of 3x3, 5x5, 1x3, 3x1, 1x5 or 5x1, stride 1 and no dilation, not '
-            f"{vertical.kernel}x{horizontal.kernel}, strides {vertical.stride, horizontal.stride}, "
+            'algorithm "winograd" needs a filter of 3x3, 5x5, 1x3, 3x1, 1x5 or 5x1, stride 1 and no '
+            f"dilation, not {vertical.kernel}x{horizontal.kernel}, strides {vertical.stride, horizontal.stride}, "
             f"dilations {vertical.dilation, horizontal.dilation}"
         )
     if wanted != "auto" or not fits:

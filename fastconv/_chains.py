@@ -6,8 +6,8 @@
     ResidualRelu   Residual with a BatchNormalization at the end of its branch, ReLU
 
 Groups of one channel have a driver of their own, which neither pools nor scales; as chains are formed before
-the channels are known, no convolution of groups takes part in one. The Winograd tiles of a filter of one row or
-column have no 2x2 windows to pool: such a filter takes no part in ConvPool.
+the channels are known, no convolution of groups takes part in one. The Winograd tiles of a filter of one row
+or column have no 2x2 windows to pool: such a filter takes no part in ConvPool.
 
 Each chain is a step, called like a layer. Results and gradients have the same bits as those of the layers one
 after another, but for two: the gradient of ConvPool's bias is summed in another order, and ConvNorm's result

@@ -10,8 +10,8 @@ import fastconv
 from fastconv import _algorithms, geometry, nn, reference
 from fastconv._kernels import winograd
 
-# (N, H, W, C, K, taps, padding): whole and cut tiles, one tile, fewer channels than lanes, several panels; and filters of one
-# row or column
+# (N, H, W, C, K, taps, padding): whole and cut tiles, one tile, fewer channels than lanes, several panels;
+# and filters of one row or column
 CORNERS = [
     (1, 1, 1, 1, 1, 3, "SAME"),
     (1, 3, 2, 2, 3, 5, "SAME"),

@@ -356,7 +356,8 @@ cdef void multiply_own(const Job *job, const Order *order, char *s, fc_index pla
         c = min(OWN_RUN, job.c - first_c)
         for piece in range(ceil_div(c, FILTER_ROWS)):
             row = piece * FILTER_ROWS
-            transform_filters(job, panel, first_c + row, min(FILTER_ROWS, c - row), u + row * width * job.size, job.plane_u, buffer)
+            transform_filters(job, panel, first_c + row, min(FILTER_ROWS, c - row), u + row * width * job.size, job.plane_u,
+                              buffer)
         multiply(job, order, s, plane_s, v, plane_v, u, width, first_c, first_c + c)
 
 
@@ -463,8 +464,8 @@ cdef Part find_part(const Job *job, fc_index task) noexcept nogil:
 cdef void finish_gradient(const Job *job, const Part *part, fc_index channel, const char *s) noexcept nogil:
     """From the points of one of the part's input channels to its taps, of the part's filters."""
     cdef fc_index pixel = job.c * job.filter_k, plane = plane_size(job, job.part_c, job.group_k)
-    job.fc.winograd_result(job.dw + ((part.first_c + channel) * job.filter_k + part.first_k) * job.size, job.tu.taps * pixel, pixel,
-                           job.tv.taps, job.tu.taps, s + channel * job.group_k * job.size, plane, part.k, NULL, NULL, 0,
+    cdef char *dw = job.dw + ((part.first_c + channel) * job.filter_k + part.first_k) * job.size
+    job.fc.winograd_result(dw, job.tu.taps * pixel, pixel, job.tv.taps, job.tu.taps, s + channel * job.group_k * job.size, plane, part.k, NULL, NULL, 0,
                            <int>max(job.tv.taps, job.tu.taps), <int>job.tv.points, <int>job.tu.points)
 
 
