@@ -85,7 +85,8 @@ def winograd(
     if algorithm == "winograd" and not fits:
         raise ValueError(
             'algorithm "winograd" needs a filter of 3x3, 5x5, 1x3, 3x1, 1x5 or 5x1, stride 1 and no '
-            f"dilation, not {vertical.kernel}x{horizontal.kernel}, strides {vertical.stride, horizontal.stride}, "
+            f"dilation, not {vertical.kernel}x{horizontal.kernel}, "
+            f"strides {vertical.stride, horizontal.stride}, "
             f"dilations {vertical.dilation, horizontal.dilation}"
         )
     if wanted != "auto" or not fits:

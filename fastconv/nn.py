@@ -80,8 +80,8 @@ def conv2d(
         algorithm: "auto", "direct", "winograd" (filters of 3x3, 5x5, 1x3, 3x1, 1x5 and 5x1, stride 1), or
             None: what `with fastconv.algorithm(...)` or FASTCONV_ALGORITHM says, else "auto". "auto" takes
             Winograd's where it is faster; its results differ from the exact ones by at most some millionths
-            of the largest, and a NaN or an infinity in the input can reach results up to five pixels away from
-            its window.
+            of the largest, and a NaN or an infinity in the input can reach results up to five pixels away
+            from its window.
         num_threads: for this call.
 
     Returns:

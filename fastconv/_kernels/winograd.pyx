@@ -465,7 +465,8 @@ cdef void finish_gradient(const Job *job, const Part *part, fc_index channel, co
     """From the points of one of the part's input channels to its taps, of the part's filters."""
     cdef fc_index pixel = job.c * job.filter_k, plane = plane_size(job, job.part_c, job.group_k)
     cdef char *dw = job.dw + ((part.first_c + channel) * job.filter_k + part.first_k) * job.size
-    job.fc.winograd_result(dw, job.tu.taps * pixel, pixel, job.tv.taps, job.tu.taps, s + channel * job.group_k * job.size, plane, part.k, NULL, NULL, 0,
+    job.fc.winograd_result(dw, job.tu.taps * pixel, pixel, job.tv.taps, job.tu.taps,
+                           s + channel * job.group_k * job.size, plane, part.k, NULL, NULL, 0,
                            <int>max(job.tv.taps, job.tu.taps), <int>job.tv.points, <int>job.tu.points)
 
 
