@@ -29,6 +29,15 @@ FC_INLINE void FN(tile)(T *y, const fc_index *yrow, const T *x, const fc_index *
         for (int v = 0; v < NV; v++)
             acc[i][v] = (vec){0};
     }
+    /* What comes from memory does so while the products are computed; Winograd's lie in the cache.  Of 64 products each result
+     * of a 1x1 convolution took 3-12% longer without, and a side input cost twice as much (Zen 4). */
+    if (flags & ~FC_ACCUMULATE)
+        for (int i = 0; i < MR; i++)
+            for (int v = 0; v < NV; v++) {
+                __builtin_prefetch(y + yrow[i] + v * VL, 1);
+                if (flags & FC_SIDE)
+                    __builtin_prefetch(side + yrow[i] + v * VL);
+            }
 #pragma GCC unroll 2
     for (fc_index p = 0; p < k; p++) {
         const fc_index at = col[p];
