@@ -135,7 +135,7 @@ class ConvNorm:
     """A Conv2D without activation, the BatchNormalization behind it, and perhaps a ReLU.
 
     Without training the normalization is a factor and a summand of each filter's results, which they get
-    before they leave the registers.
+    before they leave the registers; so they do a side input, the shortcut of a residual block.
     """
 
     def __init__(self, conv: Conv2D, norm: BatchNormalization, relu: Layer | None = None) -> None:
@@ -157,19 +157,26 @@ class ConvNorm:
         return self.conv.count_params() + self.norm.count_params()
 
     def __call__(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+        return self.normalize(x, training, activation=self.activation)
+
+    def normalize(self, x: np.ndarray, training: bool, **behind: Any) -> tuple[np.ndarray, Any]:
+        """The convolution, and of its result what BatchNormalization.normalize does."""
         if not training:
-            return self._predict(x), None
+            return self._predict(x, **behind), None
         z, backward_conv = self.conv(x, training)
-        y, backward_norm = self.norm.normalize(z, training, activation=self.activation)
+        y, backward_norm = self.norm.normalize(z, training, **behind)
 
         def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
             return backward_conv(backward_norm(dy), input_gradient=input_gradient)
 
         return y, backward
 
-    def _predict(self, x: np.ndarray) -> np.ndarray:
+    def _predict(
+        self, x: np.ndarray, side_input: np.ndarray | None = None, activation: str | None = None
+    ) -> np.ndarray:
         weights = self.conv.owned_weights()
-        x, w = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4))
+        given = {} if side_input is None else {"side_input": (side_input, 4)}
+        x, w, *rest = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4), **given)
         planned = self._planned  # once: another thread may replace it
         if planned[0] != x.shape:
             planned = self._planned = x.shape, _convolution(self.conv, x.shape, w.shape)
@@ -177,7 +184,10 @@ class ConvNorm:
         gain, offset = self.norm.line(weights.get("bias", 0))
         gain, offset = gain.astype(x.dtype), offset.astype(x.dtype)
         y = memory.empty(convolution.output_shape, x.dtype)
-        convolution.forward(y, x, w, offset, self.activation == "relu", gain=gain)
+        side = rest[0] if rest else None
+        if side is not None:
+            arguments.same_shape("side_input", side, y.shape, "that of the result")
+        convolution.forward(y, x, w, offset, activation == "relu", gain=gain, side=side)
         return y
 
 
@@ -201,13 +211,17 @@ class NormRelu:
 
 
 class ResidualRelu:
-    """relu(branch(x) + shortcut(x)): the branch's last BatchNormalization does the sum and the relu, too."""
+    """relu(branch(x) + shortcut(x)): the branch's last BatchNormalization does the sum and the relu, too.
+
+    Without training that is the convolution before it, where the two are a ConvNorm.
+    """
 
     def __init__(self, residual: Residual, relu: Layer) -> None:
         from fastconv.layers import Sequential
 
-        *head, self.norm = residual.layers[0].layers
-        self.residual, self.head = residual, Sequential(head)
+        branch = residual.layers[0].layers
+        self.residual, self.head, self.norm = residual, Sequential(branch[:-1]), branch[-1]
+        *self.first_steps, self.last_step = link(branch)
 
     @staticmethod
     def length(layers: Sequence[Layer]) -> int:
@@ -223,11 +237,11 @@ class ResidualRelu:
         return self.residual.count_params()
 
     def __call__(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
+        if not training:
+            return self._predict(x), None
         z, backward_head = self.head(x, training)
         past, backward_past = self.residual.past(x, training)
         y, backward_norm = self.norm.normalize(z, training, side_input=past, activation="relu")
-        if not training:
-            return y, None
 
         def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
             dsum = nn.relu_grad(dy, y)
@@ -236,6 +250,14 @@ class ResidualRelu:
             return nn.add(dx, past_dx) if input_gradient else None
 
         return y, backward
+
+    def _predict(self, x: np.ndarray) -> np.ndarray:
+        z = x
+        for step in self.first_steps:
+            z, _ = step(z)
+        past, _ = self.residual.past(x)
+        y, _ = self.last_step.normalize(z, training=False, side_input=past, activation="relu")
+        return y
 
 
 def _convolution(conv: Conv2D, shape: tuple[int, ...], filter_shape: tuple[int, ...]) -> Convolution:

@@ -69,12 +69,14 @@ class Convolution:
         num_threads: int | None = None,
         *,
         gain: NDArray | None = None,
+        side: NDArray | None = None,
         pools: bool = False,
         where: NDArray | None = None,
     ) -> None:
         """y [N, OH, OW, K], or with `pools` its 2x2 pool, and that pool's bytes `where` if wanted.
 
-        gain [K]: of each filter, before the bias; not there for groups of one channel.
+        gain [K]: of each filter, before the bias. side: of y's shape, added behind it; with `pools` there is none.
+        Neither is there for groups of one channel.
         """
         n, calls = self._calls("forward", num_threads)
         if not y.size:
@@ -85,7 +87,7 @@ class Convolution:
             driver.correlate(y, x, filters, *how)
             return
         for group in calls:
-            driver.correlate(y, x, filters, *how, gain=gain, pools=pools, where=where, **group)
+            driver.correlate(y, x, filters, *how, gain=gain, side=side, pools=pools, where=where, **group)
 
     def input_gradient(
         self,

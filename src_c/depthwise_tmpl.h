@@ -75,7 +75,7 @@ FC_INLINE void FN(depthwise_tile)(T *y, fc_index y_step, const T *x, fc_index x_
             FN(store)(bias_part, FN(load_some)(bias + j, n, full));
 #pragma GCC unroll 4
         for (int i = 0; i < M; i++) {
-            const vec r = FN(finish)(acc[i], NULL, bias_part, flags);
+            const vec r = FN(finish)(acc[i], NULL, bias_part, NULL, VL, flags);
             if (full)
                 FN(store)(y + i * y_step + j, r);
             else

@@ -17,7 +17,8 @@ enum {
     FC_ACCUMULATE = 1, /* add what y holds */
     FC_GAIN = 2,       /* multiply by gain[j] */
     FC_BIAS = 4,       /* add bias[j] */
-    FC_RELU = 8,       /* negative becomes 0, NaN stays */
+    FC_SIDE = 8,       /* add side, which is addressed as y */
+    FC_RELU = 16,      /* negative becomes 0, NaN stays */
 };
 
 /* Pooling by 2x2 windows leaves one byte per result for its gradient: the number of the pixel in its window (0 1 / 2 3) that the
@@ -55,18 +56,19 @@ typedef struct fc_kernels {
      *     |    |        |        | |             |0 |     must be readable; what they hold does not reach y
      *     v    +--------+        v +-------------+--+
      *
-     * OUT y; IN yrow[m], x, row[m], col[k], b[k][ldb], gain[n], bias[n] (NULL without their flags).  k = 0 gives zeros
-     * (then the flags).
+     * OUT y; IN yrow[m], x, row[m], col[k], b[k][ldb], gain[n], bias[n], side[yrow[i] + j] (NULL without their flags; side does
+     * not overlap y).  k = 0 gives zeros (then the flags).
      */
     void (*gemm)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
                  fc_index k, const void *b, fc_index ldb, fc_index vectors, fc_index n, const void *gain, const void *bias,
-                 int flags);
+                 const void *side, int flags);
 
     /* The same sum for few columns, n < vl, that would leave most lanes of gemm empty: here the lanes run along p.  Within each
      * `run` of p the table col rises by one, so x is read in whole vectors; b is transposed, b[j * k + p].
-     * OUT y; IN yrow[m], x, row[m], col[k], b[n][k], gain[n], bias[n] (NULL without their flags).  No FC_ACCUMULATE. */
+     * OUT y; IN yrow[m], x, row[m], col[k], b[n][k]; gain, bias and side as for gemm.  No FC_ACCUMULATE. */
     void (*dots)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
-                 fc_index k, fc_index run, const void *b, fc_index n, const void *gain, const void *bias, int flags);
+                 fc_index k, fc_index run, const void *b, fc_index n, const void *gain, const void *bias, const void *side,
+                 int flags);
 
     /* b[p][j] = w[p * w_row + j * w_col] for p < k, j < n, and 0 for n <= j < width.  OUT b[k][width]; IN w. */
     void (*pack)(void *b, const void *w, fc_index k, fc_index n, fc_index width, fc_index w_row, fc_index w_col);
@@ -77,7 +79,8 @@ typedef struct fc_kernels {
      *     winograd_data    v = B^T x B       of 6x6 pixels pixel[6 i + j][channel]
      *     winograd_filter  u = G g G^T       of taps x taps pixels tap[taps i + j][channel]; taps 2 .. 5
      *     winograd_result  y = A^T s A       m x m pixels y[i * y_row + j * y_pixel + channel], of which only the first
-     *                                        height x width are written; m 2 .. 5; then FC_GAIN, FC_BIAS, FC_RELU
+     *                                        height x width are written; m 2 .. 5; then FC_GAIN, FC_BIAS,
+     *                                        FC_SIDE, FC_RELU
      *
      * All of them know the first rows x columns points alone: 6 each way, or as few as 3 where fewer results are wanted.
      * Where rows or columns is 1, filters, tiles and points are lines along the other axis: 6 pixels, `taps` taps, m results.
@@ -86,8 +89,8 @@ typedef struct fc_kernels {
     void (*winograd_data)(void *v, fc_index plane, const void *const *pixel, fc_index c, int rows, int columns);
     void (*winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps, int rows, int columns);
     void (*winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_index height, fc_index width, const void *s,
-                            fc_index plane, fc_index n, const void *gain, const void *bias, int flags, int m, int rows,
-                            int columns);
+                            fc_index plane, fc_index n, const void *gain, const void *bias, const void *side, int flags, int m,
+                            int rows, int columns);
 
     /* Depthwise convolution of a row's m pixels that see the same taps; each of the n channels has filters of its own:
      *

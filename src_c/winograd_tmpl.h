@@ -192,7 +192,7 @@ static void FN(winograd_filter)(void *u, fc_index plane, const void *const *tap,
 typedef struct {
     T *y;
     fc_index y_row, y_pixel, height, width; /* at most so many rows and columns are written */
-    const T *gain, *bias;
+    const T *gain, *bias, *side;            /* side is laid out as y */
     int flags;
 } FN(target);
 
@@ -209,8 +209,10 @@ FC_INLINE void FN(store_results)(const vec *row, int i, const FN(target) *to, fc
         FN(store)(gain, FN(load_lanes)(to->gain + ch, lanes));
     if (to->flags & FC_BIAS)
         FN(store)(bias, FN(load_lanes)(to->bias + ch, lanes));
-    for (int j = 0; j < M && j < to->width; j++)
-        FN(store_lanes)(to->y + i * to->y_row + j * to->y_pixel + ch, FN(finish)(row[j], gain, bias, to->flags), lanes);
+    for (int j = 0; j < M && j < to->width; j++) {
+        const fc_index at = i * to->y_row + j * to->y_pixel + ch;
+        FN(store_lanes)(to->y + at, FN(finish)(row[j], gain, bias, to->side + at, lanes, to->flags), lanes);
+    }
 }
 
 FC_INLINE void FN(result_vector)(fc_index ch, fc_index lanes, const int rows, const int columns, const FN(target) *to, const T *s,
@@ -250,12 +252,12 @@ FC_INLINE void FN(result)(const FN(target) *to, const T *s, fc_index plane, fc_i
 }
 
 static void FN(winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_index height, fc_index width, const void *s,
-                                fc_index plane, fc_index n, const void *gain, const void *bias, int flags, int m, int rows,
-                                int columns)
+                                fc_index plane, fc_index n, const void *gain, const void *bias, const void *side, int flags,
+                                int m, int rows, int columns)
 {
-    FN(target) to = {y, y_row, y_pixel, height, width, gain, bias, flags};
+    FN(target) to = {y, y_row, y_pixel, height, width, gain, bias, side, flags};
     if (columns == 1) { /* a line lies down */
-        to = (FN(target)){y, y_pixel, y_row, width, height, gain, bias, flags};
+        to = (FN(target)){y, y_pixel, y_row, width, height, gain, bias, side, flags};
         columns = rows;
         rows = 1;
     }

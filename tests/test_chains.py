@@ -11,6 +11,7 @@ from tolerances import assert_close
 
 import fastconv
 from fastconv import _chains as chains
+from fastconv._convolution import Convolution
 from fastconv.layers import (
     Activation,
     BatchNormalization,
@@ -262,6 +263,103 @@ def test_convolution_and_normalization_in_one_pass(case, dtype):
     with fastconv.algorithm("direct"):
         np.testing.assert_array_equal(np.isnan(chained(x)[0]), np.isnan(plain(x)[0]))
     assert chained(x[:0])[0].shape == plain(x[:0])[0].shape
+
+
+# The last convolution of a residual block: each algorithm, and each way to cut its work.
+SIDE = {
+    **CONV_NORM,
+    "a later layer": CASES["a later layer"],
+    "odd size": CASES["odd size"],
+    "wide and deep": CASES["wide and deep"],
+    "few filters": (3, (9, 10, 20), {"filters": 3, "kernel_size": 1}),
+    "identity": (4, (7, 9, 37), {"filters": 37, "kernel_size": 3, "padding": "same"}),
+    "identity, 1x1": (4, (7, 9, 65), {"filters": 65, "kernel_size": 1, "use_bias": False}),
+    "a row": (3, (9, 10, 20), {"filters": 21, "kernel_size": (1, 3), "padding": "same"}),
+    "a column": (3, (9, 10, 20), {"filters": 21, "kernel_size": (5, 1)}),
+}
+
+
+def randomized(net, seed=0):
+    """Biases and normalizations of both signs."""
+    rng = np.random.default_rng(seed)
+    for path, view in net.weights.items():
+        if view.ndim == 1:
+            view[...] = (
+                rng.random(view.shape) + 0.1 if "variance" in path else rng.standard_normal(view.shape)
+            )
+    return net
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", SIDE)
+def test_a_convolution_adds_the_shortcut(case, dtype):
+    n, shape, conv = SIDE[case]
+
+    def net(branch):
+        shortcut = None if case.startswith("identity") else Conv2D(**conv)
+        layers = [Residual([ReLU(), *branch], shortcut), ReLU()]
+        return randomized(Sequential(layers, input_shape=shape, seed=1, dtype=dtype))
+
+    chained = net([Conv2D(**conv), BatchNormalization()])
+    plain = net([Conv2D(**conv), Sequential([BatchNormalization()])])
+    assert [type(step).__name__ for step in chains.link(chained.layers)] == ["ResidualRelu"]
+    assert [type(step).__name__ for step in chains.link(plain.layers)] == ["Residual", "ReLU"]
+    x = images(n, shape, dtype)
+    before = x.copy()
+    for algorithm in ("direct", "winograd"):
+        with fastconv.algorithm(algorithm):
+            y = chained(x)[0]
+            assert_close(y, plain(x)[0].astype(np.float64), tolerances.PRODUCT_SUM)
+        assert y.min() == 0
+    np.testing.assert_array_equal(x, before)
+    x[0, 0, 0, 0] = np.nan
+    with fastconv.algorithm("direct"):
+        np.testing.assert_array_equal(np.isnan(chained(x)[0]), np.isnan(plain(x)[0]))
+    assert chained(x[:0])[0].shape == plain(x[:0])[0].shape
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("filters", [3, 99])
+def test_a_side_input_comes_behind_gain_and_bias_and_before_relu(filters, kernel, groups, dtype):
+    rng = np.random.default_rng(filters)
+    x = rng.standard_normal((3, 7, 6, 30)).astype(dtype)
+    w = rng.standard_normal((kernel, kernel, 30 // groups, filters)).astype(dtype)
+    gain, bias = rng.standard_normal((2, filters)).astype(dtype)
+    for algorithm in ("direct", "winograd") if kernel == 3 else ("direct",):
+        convolution = Convolution(x.shape, w.shape, 1, "SAME", 1, algorithm, groups=groups)
+        side = 9 * rng.standard_normal(convolution.output_shape).astype(dtype)
+        side[1, 2, 3, 1] = np.nan
+        for how in ((bias, gain), (bias, None), (None, None)):
+            y, apart = np.empty_like(side), np.empty_like(side)
+            convolution.forward(apart, x, w, how[0], False, gain=how[1])
+            apart += side
+            for relu in (False, True):
+                convolution.forward(y, x, w, how[0], relu, gain=how[1], side=side)
+                expected = np.maximum(apart, 0) if relu else apart
+                np.testing.assert_array_equal(np.isnan(y), np.isnan(side))
+                assert_close(np.nan_to_num(y), np.nan_to_num(expected), tolerances.PRODUCT_SUM)
+
+
+def test_sums_do_not_depend_on_the_number_of_threads(eager_threads):
+    n, shape, conv = SIDE["identity"]
+    block = Residual([Conv2D(**conv), BatchNormalization()])
+    net = randomized(Sequential([block, ReLU()], input_shape=shape))
+    for algorithm in ("direct", "winograd"):
+        bits = set()
+        for threads in (1, 2, 3, 7):
+            with fastconv.algorithm(algorithm), fastconv.num_threads(threads):
+                bits.add(net(images(n, shape))[0].tobytes())
+        assert len(bits) == 1
+
+
+def test_a_side_input_of_another_shape_is_refused():
+    conv = Conv2D(4, 1)
+    net = Sequential([conv, BatchNormalization()], input_shape=(3, 3, 2))
+    step = chains.link(net.layers)[0]
+    with pytest.raises(ValueError, match="side_input must have shape"):
+        step.normalize(images(2, (3, 3, 2)), training=False, side_input=images(2, (3, 1, 4)))
 
 
 def test_a_frozen_normalization_in_a_chain_is_a_constant():

@@ -31,7 +31,7 @@ from fastconv._kernels.blocks cimport (
     run_of_tasks, whole_lines,
 )
 from fastconv._kernels.dispatch cimport kernels_for, kernels_for_columns
-from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_GAIN, FC_RELU, fc_index, fc_kernels
+from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_GAIN, FC_RELU, FC_SIDE, fc_index, fc_kernels
 from fastconv._kernels.memory cimport Block, scratch
 
 ctypedef fused real:
@@ -92,6 +92,7 @@ cdef struct Job:
     fc_index packed_bytes             # of one of them
     const char *gain
     const char *bias
+    const char *side                  # as y
     int flags
     bint transposed                   # filters' output channels are the source's channels
     fc_index filter_w
@@ -254,20 +255,22 @@ cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc
     cdef const char *b = job.packed + group * job.packed_bytes + job.depth * first * job.size
     cdef const char *gain = at_element(job.gain, group * job.k + first, job.size)
     cdef const char *bias = at_element(job.bias, group * job.k + first, job.size)
+    cdef const char *side
     if job.in_place and n == width and not job.few:
         b, ldb = group_filters(job, group) + first * job.size, job.filter_k
     y += (group * job.k + first) * job.size
+    side = at_element(job.side, y - job.y, 1)
     if job.few:
-        job.fc.dots(y, job.place, x, job.row, unit.pixels, job.col, job.depth, job.run, b, n, gain, bias, job.flags)
+        job.fc.dots(y, job.place, x, job.row, unit.pixels, job.col, job.depth, job.run, b, n, gain, bias, side, job.flags)
         return
     while True:
-        # The first block overwrites, the last one finishes with gain, bias and activation.
+        # The first block overwrites, the last one finishes with gain, bias, side and activation.
         depth = min(max(1, KC_BYTES // (width * job.size)), end - p)
         flags = FC_ACCUMULATE if p > 0 else 0
         if p + depth == job.depth:
             flags |= job.flags
         job.fc.gemm(y, job.place, x, job.row, unit.pixels, job.col + p, depth, b + p * ldb * job.size, ldb, width // job.fc.vl, n,
-                    gain, bias, flags)
+                    gain, bias, side, flags)
         p += depth
         if p >= end:
             break
@@ -342,13 +345,14 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
 
 def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :, :, ::1] filters, const real[::1] bias,
               bint relu, vertical, horizontal, bint transposed, int num_threads, *, const real[::1] gain=None, bint pools=False,
-              uint8_t[:, :, :, ::1] where=None, unpool=None, fc_index groups=1):
-    """y = the correlation of x with HWIO filters along two geometry.Sweeps, * gain, + bias (or None), relu.
+              uint8_t[:, :, :, ::1] where=None, unpool=None, fc_index groups=1, const real[:, :, :, ::1] side=None):
+    """y = the correlation of x with HWIO filters along two geometry.Sweeps, * gain, + bias, + side (or None), relu.
 
     Only the result pixels that the sweeps name are written.  transposed: x has the filters' output channels and y their
     input channels.  pools: y is the 2x2 max pool of that, and where its bytes if they are wanted; the sweeps are a forward
     pass'.  unpool: (where, scale, height, width) if x is the gradient of such a pool's results.  groups: of the channels of x
-    and of y and of the filters' output channels, in order, each correlated by itself; with a pool one.
+    and of y and of the filters' output channels, in order, each correlated by itself; with a pool one.  side: of y's shape and
+    not y; not with a pool.
     """
     cdef Job job
     cdef fc_index k = y.shape[3] // groups
@@ -371,6 +375,9 @@ def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :,
     if bias is not None:
         job.bias = <const char *>&bias[0]
         job.flags |= FC_BIAS
+    if side is not None:
+        job.side = <const char *>&side[0, 0, 0, 0]
+        job.flags |= FC_SIDE
     try:
         plan(&job, fc, sizeof(real), k, vertical, horizontal)
         run_correlate(&job, num_threads)
@@ -421,7 +428,8 @@ cdef void filter_gradient_task(const Job *job, const fc_index *dw_row, fc_index 
             b = gradient_rows(job, &unit, channels, panel, buffer + job.buffer_bytes, &ldb)
             job.fc.gemm(dw + (channels * job.k + first) * job.size, dw_row + p0, unit.x + channels * job.x.c * job.size,
                         job.col + p0, p1 - p0, job.row, unit.pixels, b, ldb, width // job.fc.vl,
-                        panel_channels(&job.panels, first, first + width), NULL, NULL, FC_ACCUMULATE if index > first_unit else 0)
+                        panel_channels(&job.panels, first, first + width), NULL, NULL, NULL,
+                        FC_ACCUMULATE if index > first_unit else 0)
 
 
 cdef void add_chunks(const Job *job, fc_index piece) noexcept nogil:

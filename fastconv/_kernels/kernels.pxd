@@ -8,6 +8,7 @@ cdef extern from "fastconv.h" nogil:
         FC_ACCUMULATE
         FC_GAIN
         FC_BIAS
+        FC_SIDE
         FC_RELU
 
     ctypedef struct fc_taps:
@@ -24,10 +25,10 @@ cdef extern from "fastconv.h" nogil:
         fc_index max_vectors
         void (*gemm)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
                      fc_index k, const void *b, fc_index ldb, fc_index vectors, fc_index n, const void *gain, const void *bias,
-                     int flags) noexcept nogil
+                     const void *side, int flags) noexcept nogil
         void (*dots)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
                      fc_index k, fc_index run, const void *b, fc_index n, const void *gain, const void *bias,
-                     int flags) noexcept nogil
+                     const void *side, int flags) noexcept nogil
         void (*pack)(void *b, const void *w, fc_index k, fc_index n, fc_index width, fc_index w_row,
                      fc_index w_col) noexcept nogil
         void (*winograd_data)(void *v, fc_index plane, const void *const *pixel, fc_index c, int rows,
@@ -35,8 +36,8 @@ cdef extern from "fastconv.h" nogil:
         void (*winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps, int rows,
                                 int columns) noexcept nogil
         void (*winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_index height, fc_index width, const void *s,
-                                fc_index plane, fc_index n, const void *gain, const void *bias, int flags, int m, int rows,
-                                int columns) noexcept nogil
+                                fc_index plane, fc_index n, const void *gain, const void *bias, const void *side, int flags,
+                                int m, int rows, int columns) noexcept nogil
         void (*depthwise)(void *y, fc_index y_step, const void *x, fc_index x_step, fc_index m, const fc_taps *taps,
                           const void *w, fc_index n, const void *bias, int flags) noexcept nogil
         void (*depthwise_filter)(void *dw, const void *x, fc_index x_step, const void *dy, fc_index dy_step, fc_index m,

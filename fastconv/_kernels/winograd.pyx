@@ -5,7 +5,8 @@
                       (large filters, few tiles: in phase 2, part by part where it is needed)
         phase 2       for each block of tiles, shared out among the threads:
                         V = B^T x B                           [36][tile][C]
-                        for each panel: S = V U, one product a point   [36][tile][width];  y = A^T S A, * gain, + bias, relu
+                        for each panel: S = V U, one product a point   [36][tile][width]
+                                       y = A^T S A, * gain, + bias, + side, relu
 
     filter_gradient
         phase 1       for each (chunk of blocks, group of panels, part of the channels), shared out:
@@ -31,7 +32,7 @@ from fastconv._kernels.blocks cimport (
     run_of_tasks, whole_lines, window_pixels,
 )
 from fastconv._kernels.dispatch cimport kernels_for
-from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_GAIN, FC_RELU, fc_index, fc_kernels
+from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_GAIN, FC_RELU, FC_SIDE, fc_index, fc_kernels
 from fastconv._kernels.memory cimport Block, scratch
 
 ctypedef fused real:
@@ -121,6 +122,7 @@ cdef struct Job:
     bint own_u                        # each task transforms its own panel's filters
     const char *gain
     const char *bias
+    const char *side                  # as y
     int flags
     bint transposed
     # filter_gradient
@@ -324,10 +326,10 @@ cdef void finish_tile(const Job *job, fc_index number, const char *s, fc_index p
     if not job.pools:
         at = ((tile.image * job.yh + tile.top) * job.yw + tile.left) * job.y_pixel + first
         job.fc.winograd_result(job.y + at * job.size, job.yw * job.y_pixel, job.y_pixel, height, width, s, plane, n, gain, bias,
-                               job.flags, m, tile.rows, tile.columns)
+                               at_element(job.side, at, job.size), job.flags, m, tile.rows, tile.columns)
         return
     at = ((tile.image * job.yh + tile.top // 2) * job.yw + tile.left // 2) * job.y_pixel + first
-    job.fc.winograd_result(patch, m * n, n, height, width, s, plane, n, gain, bias, job.flags, m, tile.rows, tile.columns)
+    job.fc.winograd_result(patch, m * n, n, height, width, s, plane, n, gain, bias, NULL, job.flags, m, tile.rows, tile.columns)
     job.fc.pool_windows(job.y + at * job.size, job.where + at if job.where != NULL else NULL, job.yw * job.y_pixel, job.y_pixel,
                         patch, m * n, n, min(height, 2 * job.yh - tile.top), min(width, 2 * job.yw - tile.left), n)
 
@@ -344,7 +346,7 @@ cdef void multiply(const Job *job, const Order *order, char *s, fc_index plane_s
             job.fc.gemm(s + (p * plane_s + first * job.width) * job.size, job.place,
                         v + (p * plane_v + first * job.part_c) * job.size, job.row, count, job.count + c,
                         min(CHANNEL_RUN, last_c - c), u + (p * job.plane_u + (c - first_c) * width) * job.size, width,
-                        width // job.fc.vl, width, NULL, NULL, FC_ACCUMULATE if c > 0 else 0)
+                        width // job.fc.vl, width, NULL, NULL, NULL, FC_ACCUMULATE if c > 0 else 0)
 
 
 cdef void multiply_own(const Job *job, const Order *order, char *s, fc_index plane_s, const char *v, fc_index plane_v, char *u,
@@ -415,7 +417,8 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
 
 def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :, :, ::1] filters, const real[::1] bias,
               bint relu, vertical, horizontal, bint transposed, int num_threads, *, const real[::1] gain=None, bint pools=False,
-              uint8_t[:, :, :, ::1] where=None, unpool=None, fc_index group=0, fc_index groups=1):
+              uint8_t[:, :, :, ::1] where=None, unpool=None, fc_index group=0, fc_index groups=1,
+              const real[:, :, :, ::1] side=None):
     """As conv2d.correlate, along two geometry.Sweeps of step 1 and equally many adjacent taps, 2 .. 5 (for a pool: 3 or 5), or
     one of them of a single tap (no pool)."""
     cdef Job job
@@ -436,6 +439,9 @@ def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :,
     if bias is not None:
         job.bias = <const char *>(&bias[0] + group * k)
         job.flags |= FC_BIAS
+    if side is not None:
+        job.side = <const char *>(&side[0, 0, 0, 0] + group * k)
+        job.flags |= FC_SIDE
     try:
         plan(&job, sizeof(real), k, vertical, horizontal)
         run_correlate(&job, num_threads)
@@ -466,7 +472,7 @@ cdef void finish_gradient(const Job *job, const Part *part, fc_index channel, co
     cdef fc_index pixel = job.c * job.filter_k, plane = plane_size(job, job.part_c, job.group_k)
     cdef char *dw = job.dw + ((part.first_c + channel) * job.filter_k + part.first_k) * job.size
     job.fc.winograd_result(dw, job.tu.taps * pixel, pixel, job.tv.taps, job.tu.taps,
-                           s + channel * job.group_k * job.size, plane, part.k, NULL, NULL, 0,
+                           s + channel * job.group_k * job.size, plane, part.k, NULL, NULL, NULL, 0,
                            <int>max(job.tv.taps, job.tu.taps), <int>job.tv.points, <int>job.tu.points)
 
 
@@ -484,7 +490,7 @@ cdef void add_products(const Job *job, const Part *part, const Order *order, cha
             width = panel_start(&job.panels, panel + 1) - part.first_k - at
             job.fc.gemm(s + (p * plane_s + at) * job.size, job.dw_row, v + (p * plane_v + t * job.part_c) * job.size, job.count,
                         part.c, job.row, tiles, w + (p * plane_w + t * job.group_k + at) * job.size, job.group_k,
-                        width // job.fc.vl, width, NULL, NULL, flags)
+                        width // job.fc.vl, width, NULL, NULL, NULL, flags)
 
 
 cdef void gradient_task(const Job *job, fc_index task, char *buffer) noexcept nogil:
