@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
 
@@ -46,6 +47,7 @@ ISA_FLAGS = {
     },
     "aarch64": {"neon": []},
 }
+CORES = os.cpu_count() or 1
 HEADERS = sorted(glob("src_c/*.h"))
 ALL_SOURCES = ["fastconv/_build.py", *sorted(glob("src_c/*.[ch]") + glob("fastconv/_kernels/*.p[yx][xd]"))]
 SOURCES = runpy.run_path("fastconv/_build.py")["digest"](os.getcwd())
@@ -91,11 +93,16 @@ def isa_flags():
 
 class BuildExt(build_ext):
     """build_ext that also compiles kernels.c once per instruction set and links the results into
-    `dispatch`."""
+    `dispatch`; on all cores."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or CORES
 
     def build_extension(self, ext):
         if ext.name.endswith(".dispatch"):
-            ext.extra_objects = [self.compile_kernels(isa, flags) for isa, flags in isa_flags().items()]
+            with ThreadPoolExecutor(CORES) as pool:
+                ext.extra_objects = list(pool.map(self.compile_kernels, *zip(*isa_flags().items())))
         super().build_extension(ext)
 
     def compile_kernels(self, isa, flags):
@@ -117,7 +124,7 @@ def extension(name, sources=(), macros=(), depends=HEADERS, libraries=()):
         include_dirs=["src_c"],
         depends=depends,
         define_macros=list(macros),
-        extra_compile_args=CFLAGS + openmp,
+        extra_compile_args=[*CFLAGS, "-O2", *openmp],  # a driver's inner loops are the kernels
         extra_link_args=openmp,
         libraries=list(libraries),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,9 @@ import pytest
 from hypothesis import settings
 
 from fastconv import threads
+
+# A shell's background job ignores interrupts, and so would the processes that it starts; some tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("fastconv", deadline=None, derandomize=True, database=None)
 settings.load_profile("fastconv")
