@@ -85,15 +85,15 @@ cdef inline void read_images(Images *x, const char *data, fc_index size, object 
 
 
 cdef inline void copy_window(const fc_kernels *fc, char *out, const Images *x, fc_index image, fc_index top, fc_index left,
-                             fc_index height, fc_index width, fc_index first, fc_index c) noexcept nogil:
-    """out[height][width][c] = channels first .. first + c - 1 of the pixels from (top, left) on, zeros outside the image."""
+                             fc_index height, fc_index width, fc_index first, fc_index c, fc_index pitch) noexcept nogil:
+    """out[height][width][pitch] = channels first .. first + c - 1 of the pixels from (top, left) on, zeros outside the image."""
     cdef fc_index from_left = min(max(0, -left), width), to_right = max(from_left, min(width, x.w - left))
-    cdef fc_index line_bytes = width * c * x.size, r, q, at
+    cdef fc_index pixel_bytes = pitch * x.size, line_bytes = width * pixel_bytes, r, q, at
     cdef char *line
     cdef const char *pixel
     if x.where != NULL:
         at = image * x.gh * x.gw * x.pixel + first
-        fc.unpool(out, width * c, c, x.data + at * x.size, x.where + at, x.gh, x.gw, x.pixel, top, left, height, width, c,
+        fc.unpool(out, width * pitch, pitch, x.data + at * x.size, x.where + at, x.gh, x.gw, x.pixel, top, left, height, width, c,
                   x.scale)
         return
     for r in range(height):
@@ -101,14 +101,14 @@ cdef inline void copy_window(const fc_kernels *fc, char *out, const Images *x, f
         if top + r < 0 or top + r >= x.h or from_left == to_right:
             memset(line, 0, line_bytes)
             continue
-        memset(line, 0, from_left * c * x.size)
+        memset(line, 0, from_left * pixel_bytes)
         pixel = x.data + (((image * x.h + top + r) * x.w + left + from_left) * x.pixel + first) * x.size
-        if c == x.pixel:
-            memcpy(line + from_left * c * x.size, pixel, (to_right - from_left) * c * x.size)
+        if c == x.pixel == pitch:
+            memcpy(line + from_left * pixel_bytes, pixel, (to_right - from_left) * pixel_bytes)
         else:
             for q in range(to_right - from_left):
-                memcpy(line + (from_left + q) * c * x.size, pixel + q * x.pixel * x.size, c * x.size)
-        memset(line + to_right * c * x.size, 0, (width - to_right) * c * x.size)
+                memcpy(line + (from_left + q) * pixel_bytes, pixel + q * x.pixel * x.size, c * x.size)
+        memset(line + to_right * pixel_bytes, 0, (width - to_right) * pixel_bytes)
 
 
 cdef inline void window_pixels(const void **pixel, const char *zeros, const Images *x, fc_index image, fc_index top,

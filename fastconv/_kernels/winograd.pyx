@@ -265,7 +265,7 @@ cdef void find_pixels(const Job *job, const void **pixel, const Images *x, fc_in
     if x.where == NULL:
         window_pixels(pixel, job.zeros, x, image, top, left, height, width, first)
         return
-    copy_window(job.fc, patch, x, image, top, left, height, width, first, c)
+    copy_window(job.fc, patch, x, image, top, left, height, width, first, c, c)
     for i in range(height * width):
         pixel[i] = patch + i * c * job.size
 
