@@ -75,8 +75,8 @@ class Convolution:
     ) -> None:
         """y [N, OH, OW, K], or with `pools` its 2x2 pool, and that pool's bytes `where` if wanted.
 
-        gain [K]: of each filter, before the bias. side: of y's shape, added behind it; with `pools` there is none.
-        Neither is there for groups of one channel.
+        gain [K]: of each filter, before the bias. side: of y's shape, added behind it; with `pools` there is
+        none. Neither is there for groups of one channel.
         """
         n, calls = self._calls("forward", num_threads)
         if not y.size:

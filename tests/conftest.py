@@ -14,7 +14,8 @@ from hypothesis import settings
 
 from fastconv import threads
 
-# A shell's background job ignores interrupts, and so would the processes that it starts; some tests send them.
+# A shell's background job ignores interrupts, and so would the processes that it starts; some tests send
+# them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("fastconv", deadline=None, derandomize=True, database=None)
