@@ -101,12 +101,12 @@ class BuildExt(build_ext):
 
     def build_extension(self, ext):
         if ext.name.endswith(".dispatch"):
+            sets = isa_flags()
             with ThreadPoolExecutor(CORES) as pool:
-                ext.extra_objects = list(pool.map(self.compile_kernels, isa_flags().items()))
+                ext.extra_objects = list(pool.map(self.compile_kernels, sets.keys(), sets.values()))
         super().build_extension(ext)
 
-    def compile_kernels(self, isa_and_flags):
-        isa, flags = isa_and_flags
+    def compile_kernels(self, isa, flags):
         [built] = self.compiler.compile(
             ["src_c/kernels.c"],
             output_dir=os.path.join(self.build_temp, isa),

@@ -136,6 +136,15 @@ def test_channels_against_the_twin(channels, dtype):
 
 # Input, filters, strides, padding, dilations; each line makes the drivers cut the work in another way.
 SHAPES = {
+    # A filter gradient's source is copied a line further apart, with and without a border.
+    "rows a kilobyte apart": ((4, 23, 23, 256), (1, 1, 256, 70), 1, "VALID", 1),
+    "rows a kilobyte apart, padded": (
+        (4, 22, 23, 256),
+        (1, 1, 256, 70),
+        1,
+        [[0, 0], [1, 1], [1, 0], [0, 0]],
+        1,
+    ),
     "one row": ((2, 1, 50, 3), (1, 3, 3, 4), 1, "SAME", 1),
     "one column": ((2, 50, 1, 3), (3, 1, 3, 4), 2, "SAME", 1),
     "one row under a square filter": ((1, 1, 21, 2), (3, 3, 2, 5), 1, "SAME", 1),

@@ -5,6 +5,7 @@ Needs PyTorch; CI runs this file in an environment of its own.
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import numpy as np
@@ -69,7 +70,7 @@ def images(shape, count, dtype="float32", scale=1.0):
 def peer_logits(net, x):
     """In float64, so that only fastconv rounds: PyTorch's own float32 was once off by 2e-5 of a logit."""
     with torch.no_grad():
-        return net.double().eval()(x.double()).numpy()
+        return copy.deepcopy(net).double().eval()(x.double()).numpy()
 
 
 # Pixels like those of photographs (scale 50) where local response normalization has to matter.

@@ -62,8 +62,7 @@ cdef fc_index TASKS = 16
 # A filter gradient walks down the pixels of x and dy, a row of memory each.  Rows a multiple of so many bytes apart would meet in
 # a few sets of the first-level cache: x is then copied a line further apart.
 cdef fc_index ALIASING_BYTES = 1024
-# The length of a window from which on rows of dy are laid side by side: they are then read often enough (1x1 filters of 384 to
-# 2048 channels: 9 to 30% on Cascade Lake).
+# The length of a window from which on rows of dy are laid side by side: so many elements read them often enough.
 cdef fc_index DEPTH_TO_PACK = 128
 # All partial filter gradients together.
 cdef fc_index PARTIAL_BYTES = 1 << 22
@@ -153,7 +152,8 @@ cdef void plan_units(Job *job) noexcept nogil:
 
 
 cdef void plan_chunks(Job *job) noexcept nogil:
-    """filter_gradient's tasks, and whether it pays to copy the source: if each task has several panels that read it."""
+    """filter_gradient's tasks, and the pitch of its source: another than the image's if each task has several panels that read
+    the copy."""
     cdef fc_index panels = job.channel_groups * job.panels.count, splits
     job.chunks = max(1, min(min(job.units, TASKS), 1 + PARTIAL_BYTES // (job.depth * job.filter_k * job.size)))
     splits = ceil_div(TASKS, job.chunks)
@@ -222,9 +222,9 @@ cdef void free_job(Job *job) noexcept nogil:
 # ------------------------------------------------------------------------------------------------ one unit
 
 cdef Unit open_unit(const Job *job, fc_index index, char *buffer) noexcept nogil:
-    """The unit's addresses; copies its source into the buffer where windows reach over the border."""
+    """The unit's addresses; copies its source into the buffer where that is planned."""
     cdef Unit unit
-    cdef fc_index i, top, left
+    cdef fc_index i, top, left, pixel_bytes = job.pitch * job.size
     unit.q0 = index % job.units_u * job.columns
     unit.r0 = index // job.units_u % job.units_v * job.rows
     unit.n0 = index // (job.units_u * job.units_v) * job.images
@@ -234,11 +234,11 @@ cdef Unit open_unit(const Job *job, fc_index index, char *buffer) noexcept nogil
     unit.pixels = unit.images * unit.rows * unit.columns
     top, left = job.v.origin + unit.r0 * job.v.step, job.u.origin + unit.q0 * job.u.step
     if not job.copies:
-        unit.x = job.x.data + ((unit.n0 * job.x.h + top) * job.x.w + left) * job.x.pixel * job.size
+        unit.x = job.x.data + ((unit.n0 * job.x.h + top) * job.x.w + left) * pixel_bytes
         return unit
     unit.x = buffer
     for i in range(unit.images):
-        copy_window(job.fc, buffer + i * job.buffer_h * job.buffer_w * job.pitch * job.size, &job.x, unit.n0 + i, top, left,
+        copy_window(job.fc, buffer + i * job.buffer_h * job.buffer_w * pixel_bytes, &job.x, unit.n0 + i, top, left,
                     span(&job.v, unit.rows), job.buffer_w, 0, job.x.pixel, job.pitch)
     return unit
 
