@@ -43,3 +43,4 @@ static const int fc_max_rows[] = {0, 6, 4};
 #endif
 
 #define FC_INLINE static inline __attribute__((always_inline))
+#define FC_NOINLINE __attribute__((noinline))

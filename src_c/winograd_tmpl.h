@@ -105,17 +105,22 @@ FC_INLINE void FN(results)(vec *restrict out, const vec *restrict s, const int s
     out[m - 1] += s[5 * step];
 }
 
-/* Each transform is one text for `lanes` channels of a tile: inlined for whole vectors and all points (the constants unroll it),
- * for whole vectors and fewer points, and for the channels left over. */
-#define FOR_VECTORS(c, vector, rows, columns, ...)                                                                           \
-    for (fc_index ch = 0; ch < (c); ch += VL) {                                                                              \
-        if ((c) - ch < VL)                                                                                                   \
-            vector(ch, (c) - ch, rows, columns, __VA_ARGS__);                                                                \
-        else if (rows == 6 && columns == 6)                                                                                  \
-            vector(ch, VL, 6, 6, __VA_ARGS__);                                                                               \
-        else                                                                                                                 \
-            vector(ch, VL, rows, columns, __VA_ARGS__);                                                                      \
-    }
+/* Each transform is one text for `lanes` channels of a tile, compiled for whole vectors and all points, which the constants
+ * unroll, and for the rest: fewer points, or the channels left over.  The two are functions of their own: where they meet in one,
+ * GCC 12 computes what they have in common before the branch and spills it (the transforms then take half as long again).
+ *
+ * FC_OPAQUE hides how a pointer came about: GCC would keep the addresses of all 36 planes, most of them on the stack. */
+#define FC_OPAQUE(pointer) __asm__("" : "+r"(pointer))
+
+/* A row of points, `plane` elements from one to the next. */
+FC_INLINE void FN(store_points)(T *to, fc_index plane, const vec *point, const int columns)
+{
+    FC_OPAQUE(to);
+#pragma GCC unroll 6
+    for (int j = 0; j < 6; j++)
+        if (j < columns)
+            FN(store)(to + j * plane, point[j]);
+}
 
 /* Half of the rows at a time: eighteen vectors between the two directions stay in registers, thirty-six do not. */
 FC_INLINE void FN(data_vector)(fc_index ch, fc_index lanes, const int rows, const int columns, T *v, fc_index plane,
@@ -137,11 +142,24 @@ FC_INLINE void FN(data_vector)(fc_index ch, fc_index lanes, const int rows, cons
             if (row >= rows)
                 continue;
             FN(data_points)(out, &t[0][i], 3, columns);
-#pragma GCC unroll 6
-            for (int j = 0; j < columns; j++)
-                FN(store)(v + (row * 6 + j) * plane + ch, out[j]);
+            FN(store_points)(v + row * 6 * plane + ch, plane, out, columns);
         }
     }
+}
+
+static FC_NOINLINE void FN(data_whole)(T *v, fc_index plane, const void *const *pixel, fc_index c)
+{
+    for (fc_index ch = 0; ch < c; ch += VL)
+        FN(data_vector)(ch, VL, 6, 6, v, plane, pixel);
+}
+
+static FC_NOINLINE void FN(data_rest)(T *v, fc_index plane, const void *const *pixel, fc_index ch, fc_index c, int rows,
+                                      int columns)
+{
+    for (; ch + VL <= c; ch += VL)
+        FN(data_vector)(ch, VL, rows, columns, v, plane, pixel);
+    if (ch < c)
+        FN(data_vector)(ch, c - ch, rows, columns, v, plane, pixel);
 }
 
 FC_INLINE void FN(data_line)(T *v, fc_index plane, const void *const *pixel, fc_index c, const int n)
@@ -158,10 +176,15 @@ FC_INLINE void FN(data_line)(T *v, fc_index plane, const void *const *pixel, fc_
 
 static void FN(winograd_data)(void *v, fc_index plane, const void *const *pixel, fc_index c, int rows, int columns)
 {
-    if (rows == 1 || columns == 1)
+    const fc_index whole = rows == 6 && columns == 6 ? c / VL * VL : 0;
+    if (rows == 1 || columns == 1) {
         FN(data_line)(v, plane, pixel, c, rows * columns);
-    else
-        FOR_VECTORS(c, FN(data_vector), rows, columns, v, plane, pixel)
+        return;
+    }
+    if (whole > 0)
+        FN(data_whole)(v, plane, pixel, whole);
+    if (whole < c)
+        FN(data_rest)(v, plane, pixel, whole, c, rows, columns);
 }
 
 FC_INLINE void FN(filter_vector)(fc_index ch, fc_index lanes, const int rows, const int columns, T *u, fc_index plane,
@@ -176,11 +199,11 @@ FC_INLINE void FN(filter_vector)(fc_index ch, fc_index lanes, const int rows, co
         FN(filter_points)(t[j], line, 1, R);
     }
 #pragma GCC unroll 6
-    for (int i = 0; i < rows; i++) {
+    for (int i = 0; i < 6; i++) {
+        if (i >= rows)
+            break;
         FN(filter_points)(out, &t[0][i], 6, R);
-#pragma GCC unroll 6
-        for (int j = 0; j < columns; j++)
-            FN(store)(u + (i * 6 + j) * plane + ch, out[j]);
+        FN(store_points)(u + i * 6 * plane + ch, plane, out, columns);
     }
 }
 
@@ -196,21 +219,29 @@ FC_INLINE void FN(filter_line)(T *u, fc_index plane, const void *const *tap, fc_
     }
 }
 
-FC_INLINE void FN(filter)(T *u, fc_index plane, const void *const *tap, fc_index c, const int R, int rows, int columns)
-{
-    if (rows == 1 || columns == 1)
-        FN(filter_line)(u, plane, tap, c, R, rows * columns);
-    else
-        FOR_VECTORS(c, FN(filter_vector), rows, columns, u, plane, tap, R)
-}
+#define X(R)                                                                                                                 \
+    static FC_NOINLINE void FN(filter_##R)(T * u, fc_index plane, const void *const *tap, fc_index c, int rows, int columns) \
+    {                                                                                                                        \
+        fc_index ch = 0;                                                                                                     \
+        if (rows == 1 || columns == 1) {                                                                                     \
+            FN(filter_line)(u, plane, tap, c, R, rows *columns);                                                             \
+            return;                                                                                                          \
+        }                                                                                                                    \
+        for (; ch + VL <= c; ch += VL)                                                                                       \
+            FN(filter_vector)(ch, VL, rows, columns, u, plane, tap, R);                                                      \
+        if (ch < c)                                                                                                          \
+            FN(filter_vector)(ch, c - ch, rows, columns, u, plane, tap, R);                                                  \
+    }
+X(2) X(3) X(4) X(5)
+#undef X
 
 static void FN(winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps, int rows, int columns)
 {
     switch (taps) {
-    case 2: FN(filter)(u, plane, tap, c, 2, rows, columns); break;
-    case 3: FN(filter)(u, plane, tap, c, 3, rows, columns); break;
-    case 4: FN(filter)(u, plane, tap, c, 4, rows, columns); break;
-    case 5: FN(filter)(u, plane, tap, c, 5, rows, columns); break;
+    case 2: FN(filter_2)(u, plane, tap, c, rows, columns); break;
+    case 3: FN(filter_3)(u, plane, tap, c, rows, columns); break;
+    case 4: FN(filter_4)(u, plane, tap, c, rows, columns); break;
+    case 5: FN(filter_5)(u, plane, tap, c, rows, columns); break;
     }
 }
 
@@ -222,60 +253,124 @@ typedef struct {
     int flags;
 } FN(target);
 
-/* One of the points' sums; where a point is left out it is 0. */
-FC_INLINE vec FN(sum_at)(const T *s, fc_index plane, int point, int is_there)
+/* Row i of a tile's results; flag by flag, not result by result, so that few branches remain. */
+FC_INLINE void FN(store_results)(vec *row, int i, const FN(target) *to, fc_index ch, fc_index lanes, const int M)
 {
-    return is_there ? FN(load)(s + point * plane) : (vec){0};
-}
-
-FC_INLINE void FN(store_results)(const vec *row, int i, const FN(target) *to, fc_index ch, fc_index lanes, const int M)
-{
-    T gain[VL] = {0}, bias[VL] = {0};
-    if (to->flags & FC_GAIN)
+    const fc_index at = i * to->y_row + ch;
+    const int flags = to->flags;
+    T gain[VL] = {0}, bias[VL] = {0}, *y = to->y + at;
+    if (flags & FC_GAIN)
         FN(store)(gain, FN(load_lanes)(to->gain + ch, lanes));
-    if (to->flags & FC_BIAS)
+    if (flags & FC_BIAS)
         FN(store)(bias, FN(load_lanes)(to->bias + ch, lanes));
-    for (int j = 0; j < M && j < to->width; j++) {
-        const fc_index at = i * to->y_row + j * to->y_pixel + ch;
-        FN(store_lanes)(to->y + at, FN(finish)(row[j], gain, bias, to->side + at, lanes, to->flags), lanes);
-    }
+#pragma GCC unroll 4
+    for (int flag = FC_GAIN; flag <= FC_RELU; flag *= 2)
+        if (flags & flag)
+#pragma GCC unroll 5
+            for (int j = 0; j < M; j++)
+                if (flag != FC_SIDE || j < to->width)
+                    row[j] = FN(finish)(row[j], gain, bias, to->side + at + j * to->y_pixel, lanes, flag);
+#pragma GCC unroll 5
+    for (int j = 0; j < M; j++)
+        if (j < to->width)
+            FN(store_lanes)(y + j * to->y_pixel, row[j], lanes);
 }
 
+/* The M results along a row of points; of two rows' sum (sign 1) or difference (-1), or of the first alone (0). */
+FC_INLINE void FN(result_row)(vec *restrict out, const T *s, fc_index plane, const int columns, const int sign, const int M)
+{
+    const T *next = s + 6 * plane;
+    vec line[6];
+    FC_OPAQUE(s);
+    FC_OPAQUE(next);
+#pragma GCC unroll 6
+    for (int j = 0; j < 6; j++) {
+        line[j] = j < columns ? FN(load)(s + j * plane) : (vec){0};
+        if (sign > 0 && j < columns)
+            line[j] += FN(load)(next + j * plane);
+        if (sign < 0 && j < columns)
+            line[j] -= FN(load)(next + j * plane);
+    }
+    FN(results)(out, line, 1, M);
+}
+
+FC_INLINE void FN(add_row)(vec *restrict out, const T *s, fc_index plane, const int columns, const int M)
+{
+    vec row[5];
+    FN(result_row)(row, s, plane, columns, 0, M);
+#pragma GCC unroll 5
+    for (int j = 0; j < M; j++)
+        out[j] += row[j];
+}
+
+/* The even rows of results, then the odd ones: the points a and -a enter them as a sum, or as a difference.  So what lies
+ * between the two directions is a few rows, which stay in registers. */
 FC_INLINE void FN(result_vector)(fc_index ch, fc_index lanes, const int rows, const int columns, const FN(target) *to, const T *s,
                                  fc_index plane, const int M)
 {
-    vec t[6][5], line[6], out[5];
-#pragma GCC unroll 6
-    for (int j = 0; j < 6; j++) {
-#pragma GCC unroll 6
-        for (int i = 0; i < 6; i++)
-            line[i] = FN(sum_at)(s + ch, plane, i * 6 + j, i < rows && j < columns);
-        FN(results)(t[j], line, 1, M);
-    }
-    for (int i = 0; i < M && i < to->height; i++) {
-        FN(results)(out, &t[0][i], 5, M);
-        FN(store_results)(out, i, to, ch, lanes, M);
+    const T power_a[5] = {1, A1, A2, A3, A4}, power_b[5] = {1, B1, B2, B3, B4};
+    s += ch;
+#pragma GCC unroll 2
+    for (int odd = 0; odd < 2; odd++) {
+        vec a[5], b[5], out[5];
+        FN(result_row)(a, s, plane, columns, odd ? -1 : 1, M);
+        if (rows > 3)
+            FN(result_row)(b, s + 12 * plane, plane, columns, odd ? -1 : 1, M);
+        else
+            FN(result_row)(b, s + 12 * plane, plane, columns, 0, M);
+#pragma GCC unroll 3
+        for (int i = odd; i < M; i += 2) {
+            if (i >= to->height)
+                break;
+#pragma GCC unroll 5
+            for (int j = 0; j < M; j++)
+                out[j] = power_a[i] * a[j] + power_b[i] * b[j];
+            if (i == 0 && rows > 4)
+                FN(add_row)(out, s + 24 * plane, plane, columns, M);
+            if (i == M - 1 && rows > 5)
+                FN(add_row)(out, s + 30 * plane, plane, columns, M);
+            FN(store_results)(out, i, to, ch, lanes, M);
+        }
     }
 }
 
 FC_INLINE void FN(result_line)(const FN(target) *to, const T *s, fc_index plane, fc_index n, const int M, int columns)
 {
     for (fc_index ch = 0; ch < n; ch += VL) {
-        vec line[6], out[5];
-        for (int j = 0; j < 6; j++)
-            line[j] = FN(sum_at)(s + ch, plane, j, j < columns);
-        FN(results)(out, line, 1, M);
+        vec out[5];
+        FN(result_row)(out, s + ch, plane, columns, 0, M);
         FN(store_results)(out, 0, to, ch, n - ch, M);
     }
 }
 
-FC_INLINE void FN(result)(const FN(target) *to, const T *s, fc_index plane, fc_index n, const int M, int rows, int columns)
-{
-    if (rows == 1)
-        FN(result_line)(to, s, plane, n, M, columns);
-    else
-        FOR_VECTORS(n, FN(result_vector), rows, columns, to, s, plane, M)
-}
+#define X(M)                                                                                                                 \
+    static FC_NOINLINE void FN(result_whole_##M)(const FN(target) * to, const T *s, fc_index plane, fc_index n)              \
+    {                                                                                                                        \
+        for (fc_index ch = 0; ch < n; ch += VL)                                                                              \
+            FN(result_vector)(ch, VL, 6, 6, to, s, plane, M);                                                                \
+    }                                                                                                                        \
+    static FC_NOINLINE void FN(result_rest_##M)(const FN(target) * to, const T *s, fc_index plane, fc_index ch, fc_index n,  \
+                                                int rows, int columns)                                                       \
+    {                                                                                                                        \
+        for (; ch + VL <= n; ch += VL)                                                                                       \
+            FN(result_vector)(ch, VL, rows, columns, to, s, plane, M);                                                       \
+        if (ch < n)                                                                                                          \
+            FN(result_vector)(ch, n - ch, rows, columns, to, s, plane, M);                                                   \
+    }                                                                                                                        \
+    FC_INLINE void FN(result_##M)(const FN(target) * to, const T *s, fc_index plane, fc_index n, int rows, int columns)      \
+    {                                                                                                                        \
+        const fc_index whole = rows == 6 && columns == 6 ? n / VL * VL : 0;                                                  \
+        if (rows == 1) {                                                                                                     \
+            FN(result_line)(to, s, plane, n, M, columns);                                                                    \
+            return;                                                                                                          \
+        }                                                                                                                    \
+        if (whole > 0)                                                                                                       \
+            FN(result_whole_##M)(to, s, plane, whole);                                                                       \
+        if (whole < n)                                                                                                       \
+            FN(result_rest_##M)(to, s, plane, whole, n, rows, columns);                                                      \
+    }
+X(2) X(3) X(4) X(5)
+#undef X
 
 static void FN(winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_index height, fc_index width, const void *s,
                                 fc_index plane, fc_index n, const void *gain, const void *bias, const void *side, int flags,
@@ -288,13 +383,13 @@ static void FN(winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_in
         rows = 1;
     }
     switch (m) {
-    case 2: FN(result)(&to, s, plane, n, 2, rows, columns); break;
-    case 3: FN(result)(&to, s, plane, n, 3, rows, columns); break;
-    case 4: FN(result)(&to, s, plane, n, 4, rows, columns); break;
-    case 5: FN(result)(&to, s, plane, n, 5, rows, columns); break;
+    case 2: FN(result_2)(&to, s, plane, n, rows, columns); break;
+    case 3: FN(result_3)(&to, s, plane, n, rows, columns); break;
+    case 4: FN(result_4)(&to, s, plane, n, rows, columns); break;
+    case 5: FN(result_5)(&to, s, plane, n, rows, columns); break;
     }
 }
-#undef FOR_VECTORS
+#undef FC_OPAQUE
 #undef A1
 #undef A2
 #undef A3
