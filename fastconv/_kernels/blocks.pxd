@@ -1,6 +1,6 @@
 # What the convolution drivers share: axes, panels of channels, images that may exist only as their pools' gradients, and the
 # copy that gives an image its border of zeros.
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -113,11 +113,15 @@ cdef inline void copy_window(const fc_kernels *fc, char *out, const Images *x, f
 
 cdef inline void window_pixels(const void **pixel, const char *zeros, const Images *x, fc_index image, fc_index top,
                                fc_index left, fc_index height, fc_index width, fc_index first) noexcept nogil:
-    """pixel[height][width] = where those pixels' channels from `first` on lie; `zeros` where there is no image."""
-    cdef fc_index r, q, at
+    """pixel[height][width] = where those pixels' channels from `first` on lie; `zeros` where there is no image.  Selected without
+    a branch: where the border lies changes from window to window, and each wrong guess costs as much as ten pixels."""
+    cdef uintptr_t at, outside = <uintptr_t>zeros
+    cdef fc_index r, q
+    cdef bint is_row
     for r in range(top, top + height):
-        at = ((image * x.h + r) * x.w + left) * x.pixel + first
+        at = <uintptr_t>x.data + (((image * x.h + r) * x.w + left) * x.pixel + first) * x.size
+        is_row = <size_t>r < <size_t>x.h  # a negative number is larger than all others
         for q in range(left, left + width):
-            pixel[0] = x.data + at * x.size if 0 <= r < x.h and 0 <= q < x.w else zeros
+            pixel[0] = <const void *>(at if is_row & (<size_t>q < <size_t>x.w) else outside)
             pixel += 1
-            at += x.pixel
+            at += x.pixel * x.size

@@ -11,8 +11,8 @@
     filter_gradient
         phase 1       for each (chunk of blocks, group of panels, part of the channels), shared out:
                         V = B^T x B, W = G dy G^T, S += V^T W per point    [36][channel][width of the group]
-                      and of a single chunk  dw = A^T S A
-        phase 2       of several: add up their S in order, dw = A^T S A
+                        the chunk's own dw = A^T S A
+        phase 2       add up the chunks, in order
 
 A block's V and S stay in the second-level cache from one step to the next: written to memory they would cost more than Winograd
 saves.  The formulas are in src_c/winograd_tmpl.h.  As in conv2d.pyx, shapes alone decide what is summed in which order.
@@ -46,19 +46,21 @@ cdef enum:
 
 # V and S of a block, of the second-level cache's 512 KB to 1 MB.
 cdef fc_index BLOCK_BYTES = 640 << 10
-# Tiles of a block, at least; of a filter gradient always MOST_TILES: its products run along them, and twice as many pass S
-# through the caches half as often (7% with AVX2, 2% with AVX-512).
+# Tiles of a block, at least.
 cdef fc_index LEAST_TILES = 24
+# Tiles of a filter gradient's block.  Its products run along them: fewer pass S through the caches more often, and more leave
+# too little of the cache to S, V and W (48: 3 to 6% slower on Cascade Lake).
+cdef fc_index GRADIENT_TILES = 36
 # Work is cut into at least this many tasks where the shape allows.
 cdef fc_index TASKS = 16
 # Panels of a filter gradient are taken together until their row of S or W is so long: each group transforms the source anew.
 cdef fc_index GROUP_BYTES = 256
 # A filter gradient's S for one task, of the same cache.
 cdef fc_index SUM_BYTES = 320 << 10
-# Its tasks, where the shape allows: each chunk of them sums into an S of its own.
+# Its tasks, where the shape allows: each chunk of them has a gradient of its own.
 cdef fc_index CHUNKS = 8
-# All chunks' sums of a filter gradient together.
-cdef fc_index PARTIAL_BYTES = 1 << 22
+# All chunks' gradients together.
+cdef fc_index PARTIAL_BYTES = 1 << 20
 # Channels are summed in runs of so many, whose sums are then added: one run of 512 would round twice as badly.
 cdef fc_index CHANNEL_RUN = 128
 # A U larger than this that few tiles share is not written as a whole: one panel of it stays in the cache.
@@ -129,8 +131,7 @@ cdef struct Job:
     Images dy
     char *dw                          # as filters
     fc_index chunks, whole_k          # k in whole vectors
-    fc_index sum_bytes                # of a task's S
-    char *sums                        # [chunks][groups][parts] S, if there are several chunks
+    char *partial                     # [chunks - 1] as dw, of filter_k = k
 
 
 cdef inline fc_index plane_size(const Job *job, fc_index rows, fc_index columns) noexcept nogil:
@@ -220,18 +221,18 @@ cdef void plan_correlate(Job *job) noexcept nogil:
 
 cdef void plan_gradient(Job *job) noexcept nogil:
     """A task's S stays in the cache beside V and W: a few panels and so many channels."""
-    cdef fc_index point_bytes, whole_bytes = job.points * job.c * job.whole_k * job.size
+    cdef fc_index point_bytes, dw_bytes = job.tv.taps * job.tu.taps * job.c * job.k * job.size
     job.groups = ceil_div(job.panels.count, max(1, GROUP_BYTES // (job.width * job.size)))
     job.group_k = ceil_div(job.panels.count, job.groups) * job.width
     point_bytes = job.points * job.group_k * job.size
     job.parts = ceil_div(job.c, max(job.fc.vl, SUM_BYTES // point_bytes))
     job.part_c = whole_vectors(job, ceil_div(job.c, job.parts))
     job.parts = ceil_div(job.c, job.part_c)
-    job.block = min(MOST_TILES, ceil_div(job.tiles, CHUNKS))
+    job.block = min(GRADIENT_TILES, ceil_div(job.tiles, CHUNKS))
     job.blocks = ceil_div(job.tiles, job.block)
     # A power of two, so that 2, 4, 8 threads get the same share.
     job.chunks = 1
-    while 2 * job.chunks * job.groups * job.parts <= CHUNKS and 2 * job.chunks <= min(job.blocks, PARTIAL_BYTES // whole_bytes):
+    while 2 * job.chunks * job.groups * job.parts <= CHUNKS and 2 * job.chunks <= min(job.blocks, PARTIAL_BYTES // dw_bytes):
         job.chunks *= 2
 
 
@@ -467,12 +468,19 @@ cdef Part find_part(const Job *job, fc_index task) noexcept nogil:
     return Part(first_c, min(job.part_c, job.c - first_c), panel0, panel1, first_k, panel_channels(&job.panels, first_k, last_k))
 
 
-cdef void finish_gradient(const Job *job, const Part *part, fc_index channel, const char *s) noexcept nogil:
+cdef inline char *chunk_gradient(const Job *job, fc_index chunk, fc_index *row) noexcept nogil:
+    """The first chunk's is dw itself; `row`: elements from one row of it, a tap and a channel, to the next."""
+    row[0] = job.k if chunk > 0 else job.filter_k
+    return job.partial + (chunk - 1) * job.tv.taps * job.tu.taps * job.c * job.k * job.size if chunk > 0 else job.dw
+
+
+cdef void finish_gradient(const Job *job, const Part *part, fc_index chunk, fc_index channel, const char *s) noexcept nogil:
     """From the points of one of the part's input channels to its taps, of the part's filters."""
-    cdef fc_index pixel = job.c * job.filter_k, plane = plane_size(job, job.part_c, job.group_k)
-    cdef char *dw = job.dw + ((part.first_c + channel) * job.filter_k + part.first_k) * job.size
-    job.fc.winograd_result(dw, job.tu.taps * pixel, pixel, job.tv.taps, job.tu.taps,
-                           s + channel * job.group_k * job.size, plane, part.k, NULL, NULL, NULL, 0,
+    cdef fc_index row, pixel, plane = plane_size(job, job.part_c, job.group_k)
+    cdef char *dw = chunk_gradient(job, chunk, &row)
+    pixel = job.c * row
+    job.fc.winograd_result(dw + ((part.first_c + channel) * row + part.first_k) * job.size, job.tu.taps * pixel, pixel,
+                           job.tv.taps, job.tu.taps, s + channel * job.group_k * job.size, plane, part.k, NULL, NULL, NULL, 0,
                            <int>max(job.tv.taps, job.tu.taps), <int>job.tv.points, <int>job.tu.points)
 
 
@@ -495,66 +503,56 @@ cdef void add_products(const Job *job, const Part *part, const Order *order, cha
 
 cdef void gradient_task(const Job *job, fc_index task, char *buffer) noexcept nogil:
     cdef Part part = find_part(job, task)
-    cdef fc_index chunk = task // (job.parts * job.groups), block, t, t0, tiles, place
+    cdef fc_index chunk = task // (job.parts * job.groups), block, t, t0, tiles
     cdef fc_index first_block = chunk * job.blocks // job.chunks, last_block = (chunk + 1) * job.blocks // job.chunks
     cdef fc_index plane_v = plane_size(job, job.block, job.part_c), plane_w = plane_size(job, job.block, job.group_k)
     cdef char *v = buffer
     cdef char *w = v + job.points * plane_v * job.size
     cdef char *patch = w + job.points * plane_w * job.size
-    cdef char *s = patch + job.patch_bytes if job.chunks == 1 else job.sums + task * job.sum_bytes
+    cdef char *s = patch + job.patch_bytes
     cdef Order order
     for block in range(first_block, last_block):
         t0 = block * job.block
         tiles = min(job.block, job.tiles - t0)
         sort_tiles(job, &order, t0, tiles)
         for t in range(tiles):
-            place = order.place[t]
-            transform_source(job, t0 + t, part.first_c, part.c, v + place * job.part_c * job.size, patch)
-            transform_gradient(job, t0 + t, part.first_k, part.k, w + place * job.group_k * job.size, plane_w, patch)
+            transform_source(job, t0 + t, part.first_c, part.c, v + order.place[t] * job.part_c * job.size, patch)
+        for t in range(tiles):
+            transform_gradient(job, t0 + t, part.first_k, part.k, w + order.place[t] * job.group_k * job.size, plane_w, patch)
         add_products(job, &part, &order, s, v, w, FC_ACCUMULATE if block > first_block else 0)
-    if job.chunks == 1:
-        for t in range(part.c):
-            finish_gradient(job, &part, t, s)
+    for t in range(part.c):
+        finish_gradient(job, &part, chunk, t, s)
 
 
 cdef void add_chunks(const Job *job, fc_index row) noexcept nogil:
-    """The chunks' sums of one row of S, in order."""
-    cdef fc_index task = row // job.part_c, channel = row % job.part_c, p, chunk, plane = plane_size(job, job.part_c, job.group_k)
-    cdef Part part = find_part(job, task)
-    cdef char *s = job.sums + task * job.sum_bytes
-    cdef char *at
-    if channel >= part.c:
-        return
-    for p in range(job.points):
-        at = s + (p * plane + channel * job.group_k) * job.size
-        for chunk in range(1, job.chunks):
-            job.fc.add(at, at + chunk * job.groups * job.parts * job.sum_bytes, job.group_k)
-    finish_gradient(job, &part, channel, s)
+    """One row of the gradient, a tap and a channel: the chunks' own, in order."""
+    cdef fc_index chunk, stride
+    cdef char *part
+    for chunk in range(1, job.chunks):
+        part = chunk_gradient(job, chunk, &stride)
+        job.fc.add(job.dw + row * job.filter_k * job.size, part + row * stride * job.size, job.k)
 
 
 cdef int run_filter_gradient(Job *job, int num_threads) except -1:
-    cdef fc_index i, all_sums = 0, thread_bytes
+    cdef fc_index i, rows = job.tv.taps * job.tu.taps * job.c, partial_bytes, thread_bytes
     cdef Block block
     cdef char *data
     plan_gradient(job)
     fill_tables(job)
-    job.sum_bytes = whole_lines(job.points * plane_size(job, job.part_c, job.group_k) * job.size)
     job.patch_bytes = whole_lines(job.points * max(job.c, job.group_k) * job.size)
     thread_bytes = job.patch_bytes + whole_lines(job.points * job.size * (
-        plane_size(job, job.block, job.part_c) + plane_size(job, job.block, job.group_k)))
-    if job.chunks == 1:
-        thread_bytes += job.sum_bytes
-    else:
-        all_sums = job.chunks * job.groups * job.parts * job.sum_bytes
-    block = scratch(all_sums + num_threads * thread_bytes + max(job.c, job.k) * job.size)
+        plane_size(job, job.block, job.part_c) + plane_size(job, job.block, job.group_k)
+        + plane_size(job, job.part_c, job.group_k)))
+    partial_bytes = whole_lines((job.chunks - 1) * rows * job.k * job.size)
+    block = scratch(partial_bytes + num_threads * thread_bytes + max(job.c, job.k) * job.size)
     data = block.data
-    job.sums = data
-    job.zeros = <const char *>memset(data + all_sums + num_threads * thread_bytes, 0, max(job.c, job.k) * job.size)
+    job.partial = data
+    job.zeros = <const char *>memset(data + partial_bytes + num_threads * thread_bytes, 0, max(job.c, job.k) * job.size)
     with nogil, parallel(num_threads=num_threads):
         for i in prange(job.chunks * job.groups * job.parts, schedule="dynamic"):
-            gradient_task(job, i, data + all_sums + threadid() * thread_bytes)
+            gradient_task(job, i, data + partial_bytes + threadid() * thread_bytes)
         if job.chunks > 1:
-            for i in prange(job.groups * job.parts * job.part_c, schedule="static"):
+            for i in prange(rows, schedule="static"):
                 add_chunks(job, i)
     return 0
 
