@@ -114,9 +114,10 @@ static void FN(gemm)(void *y, const fc_index *yrow, const void *x, const fc_inde
                      const void *side, int flags)
 {
     const fc_index blocks = (m + fc_max_rows[vectors] - 1) / fc_max_rows[vectors];
+    const fc_index least = blocks > 0 ? m / blocks : 0, with_one_more = m - least * blocks; /* shared out evenly */
     fc_index i = 0;
     for (fc_index block = 0; block < blocks; block++) {
-        const fc_index rows = (m - i + blocks - block - 1) / (blocks - block); /* shared out evenly */
+        const fc_index rows = least + (block < with_one_more);
         FN(tiles)[vectors][rows](y, yrow + i, x, row + i, col, k, b, ldb, n, gain, bias, side, flags);
         i += rows;
     }

@@ -115,13 +115,13 @@ cdef inline void window_pixels(const void **pixel, const char *zeros, const Imag
                                fc_index left, fc_index height, fc_index width, fc_index first) noexcept nogil:
     """pixel[height][width] = where those pixels' channels from `first` on lie; `zeros` where there is no image.  Selected without
     a branch: where the border lies changes from window to window, and each wrong guess costs as much as ten pixels."""
-    cdef uintptr_t at, outside = <uintptr_t>zeros
+    cdef uintptr_t at, outside = <uintptr_t>zeros, is_row, is_inside
     cdef fc_index r, q
-    cdef bint is_row
     for r in range(top, top + height):
         at = <uintptr_t>x.data + (((image * x.h + r) * x.w + left) * x.pixel + first) * x.size
         is_row = <size_t>r < <size_t>x.h  # a negative number is larger than all others
         for q in range(left, left + width):
-            pixel[0] = <const void *>(at if is_row & (<size_t>q < <size_t>x.w) else outside)
+            is_inside = is_row & (<size_t>q < <size_t>x.w)
+            pixel[0] = <const void *>(outside ^ ((outside ^ at) & -is_inside))
             pixel += 1
             at += x.pixel * x.size

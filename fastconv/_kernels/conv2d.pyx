@@ -1,9 +1,9 @@
 """Convolution's drivers: threads, cache blocks and borders around one micro-kernel (gemm in src_c/fastconv.h).
 
 The three passes differ only in the tables that they hand to it.  All of them walk the result in *units*: some whole images,
-or some rows of one image, or some columns of one row; about PIXELS result pixels each.  A unit whose windows reach over
-the border first copies what they see of the source into a zero-bordered buffer that stays in the second-level cache, so no
-inner loop ever asks where the image ends.
+or some rows of one image, or some columns of one row; PIXELS result pixels each, or more if they have few channels.  A unit
+whose windows reach over the border first copies what they see of the source into a zero-bordered buffer that stays in the
+second-level cache, so no inner loop ever asks where the image ends.
 
     correlate         (the convolution, and the gradient of its input)
         phase 1       pack the filters: panels of up to `max_vectors` vectors of result channels
@@ -39,8 +39,11 @@ ctypedef fused real:
     double
 
 # A unit's pixels: enough to use a packed panel many times (a tile has 4..14 rows), few enough that the unit's sources and
-# results stay in the second-level cache beside the panel.
+# results stay in the second-level cache beside the panel.  Of few channels as many as have so many bytes, for each unit costs its
+# tables and its copy of the border (MNIST's first layer: 12 to 18% of all three passes on Cascade Lake).
 cdef fc_index PIXELS = 128
+cdef fc_index MOST_PIXELS = 1024
+cdef fc_index UNIT_BYTES = 1 << 17
 # The source buffer's limit; wide images with many channels get narrower units.
 cdef fc_index SOURCE_BYTES = 1 << 19
 # The part of a packed panel that stays in the second-level cache while a unit's pixels pass by.
@@ -127,8 +130,15 @@ cdef inline fc_index span(const Axis *a, fc_index count) noexcept nogil:
     return (count - 1) * a.step + a.extent
 
 
+cdef fc_index unit_pixels(const Job *job) noexcept nogil:
+    cdef fc_index pixel_bytes = (job.x.pixel + job.k * job.channel_groups) * job.size
+    cdef fc_index share = job.x.n * job.v.count * job.u.count // TASKS
+    return max(PIXELS, min(min(MOST_PIXELS, UNIT_BYTES // pixel_bytes), share))
+
+
 cdef void plan_units(Job *job) noexcept nogil:
     cdef fc_index columns = job.u.count, rows = job.v.count, per_image = rows * columns, row_bytes = job.x.pixel * job.size
+    cdef fc_index pixels = unit_pixels(job)
     job.columns = columns
     job.rows = 1
     if not job.pools:
@@ -136,14 +146,14 @@ cdef void plan_units(Job *job) noexcept nogil:
         while job.columns > 1 and span(&job.u, job.columns) * job.v.extent * row_bytes > SOURCE_BYTES:
             job.columns = ceil_div(job.columns, 2)
     if job.columns == columns:
-        job.rows = ceil_div(rows, ceil_div(rows, max(PIXELS // columns, 1)))
+        job.rows = ceil_div(rows, ceil_div(rows, max(pixels // columns, 1)))
         while job.rows > 1 and span(&job.u, columns) * span(&job.v, job.rows) * row_bytes > SOURCE_BYTES:
             job.rows = ceil_div(job.rows, 2)
     if job.pools:  # a window's two rows belong to one unit
         job.rows = min(rows, ceil_div(job.rows, 2) * 2)
     job.images = 1
     if job.rows * job.columns == per_image:
-        job.images = max(1, min(PIXELS // per_image, job.x.n))
+        job.images = max(1, min(pixels // per_image, job.x.n))
         job.images = max(1, min(job.images, SOURCE_BYTES // max(1, span(&job.u, columns) * span(&job.v, rows) * row_bytes)))
     job.units_n = ceil_div(job.x.n, job.images)
     job.units_v = ceil_div(rows, job.rows)

@@ -77,7 +77,6 @@ cdef struct Tiling:                   # of one axis of the result
 
 cdef struct Tile:
     fc_index image, top, left         # of its results
-    bint is_last_v, is_last_u
     int rows, columns                 # points
 
 
@@ -87,9 +86,11 @@ cdef struct Part:                     # of a filter gradient: what a task sums
     fc_index first_k, k               # filters in them
 
 
-cdef struct Order:                    # of a block's tiles in V, S and W
-    fc_index place[MOST_TILES]
-    fc_index start[5]                 # vertically the last; neither; horizontally the last; both; end
+cdef struct Tiles:                    # of a block
+    fc_index count
+    Tile tile[MOST_TILES]
+    fc_index place[MOST_TILES]        # rows of V, S and W
+    fc_index start[5]                 # of those vertically the last; neither; horizontally the last; both; end
 
 
 cdef struct Job:
@@ -157,40 +158,43 @@ def cut(fc_index count, fc_index taps):
     return tiling.tiles, (tiling.tiles - 1) * tiling.points + tiling.last_points
 
 
-cdef inline Tile find_tile(const Job *job, fc_index number) noexcept nogil:
-    cdef fc_index row = number // job.tu.tiles % job.tv.tiles, column = number % job.tu.tiles
-    cdef bint is_last_v = row == job.tv.tiles - 1, is_last_u = column == job.tu.tiles - 1
-    return Tile(number // (job.tv.tiles * job.tu.tiles), row * job.tv.m, column * job.tu.m, is_last_v, is_last_u,
-                <int>(job.tv.last_points if is_last_v else job.tv.points),
-                <int>(job.tu.last_points if is_last_u else job.tu.points))
-
-
-cdef void sort_tiles(const Job *job, Order *order, fc_index first, fc_index tiles) noexcept nogil:
+cdef void find_tiles(const Job *job, fc_index block, Tiles *tiles) noexcept nogil:
+    """One division at the beginning: they take as long as a few rows of a transform."""
+    cdef fc_index first = block * job.block, k, t, at = 0
+    cdef fc_index column = first % job.tu.tiles, row = first // job.tu.tiles % job.tv.tiles
+    cdef fc_index image = first // (job.tu.tiles * job.tv.tiles)
     cdef fc_index kind[MOST_TILES]
-    cdef fc_index k, t, at = 0
-    cdef Tile tile
-    for t in range(tiles):
-        tile = find_tile(job, first + t)
-        kind[t] = (3 if tile.is_last_v else 2) if tile.is_last_u else (0 if tile.is_last_v else 1)
+    cdef bint is_last_v, is_last_u
+    tiles.count = min(job.block, job.tiles - first)
+    for t in range(tiles.count):
+        is_last_v, is_last_u = row == job.tv.tiles - 1, column == job.tu.tiles - 1
+        kind[t] = (3 if is_last_v else 2) if is_last_u else (0 if is_last_v else 1)
+        tiles.tile[t] = Tile(image, row * job.tv.m, column * job.tu.m, <int>(job.tv.last_points if is_last_v else job.tv.points),
+                             <int>(job.tu.last_points if is_last_u else job.tu.points))
+        column += 1
+        if is_last_u:
+            column = 0
+            row = 0 if is_last_v else row + 1
+            image += is_last_v
     for k in range(4):
-        order.start[k] = at
-        for t in range(tiles):
+        tiles.start[k] = at
+        for t in range(tiles.count):
             if kind[t] == k:
-                order.place[t] = at
+                tiles.place[t] = at
                 at += 1
-    order.start[4] = at
+    tiles.start[4] = at
 
 
-cdef inline fc_index first_with(const Job *job, const Order *order, fc_index point) noexcept nogil:
+cdef inline fc_index first_with(const Job *job, const Tiles *tiles, fc_index point) noexcept nogil:
     """Where the tiles that have the point begin in V, S and W."""
-    return order.start[1] if point // job.tu.points >= job.tv.last_points else 0
+    return tiles.start[1] if point // job.tu.points >= job.tv.last_points else 0
 
 
-cdef inline fc_index last_with(const Job *job, const Order *order, fc_index point) noexcept nogil:
+cdef inline fc_index last_with(const Job *job, const Tiles *tiles, fc_index point) noexcept nogil:
     """Where they end."""
     if point % job.tu.points >= job.tu.last_points:
-        return order.start[2]
-    return order.start[3 if point // job.tu.points >= job.tv.last_points else 4]
+        return tiles.start[2]
+    return tiles.start[3 if point // job.tu.points >= job.tv.last_points else 4]
 
 
 cdef int plan(Job *job, fc_index size, fc_index k, vertical, horizontal) except -1:
@@ -271,9 +275,8 @@ cdef void find_pixels(const Job *job, const void **pixel, const Images *x, fc_in
         pixel[i] = patch + i * c * job.size
 
 
-cdef void transform_source(const Job *job, fc_index number, fc_index first_c, fc_index c, char *v, char *patch) noexcept nogil:
+cdef void transform_source(const Job *job, const Tile *tile, fc_index first_c, fc_index c, char *v, char *patch) noexcept nogil:
     """Channels first_c .. first_c + c - 1 of one tile's 6x6 pixels into v, a row of V."""
-    cdef Tile tile = find_tile(job, number)
     cdef const void *pixel[MOST_POINTS]
     find_pixels(job, pixel, &job.x, tile.image, job.v.origin + tile.top, job.u.origin + tile.left, job.tv.points, job.tu.points,
                 first_c, c, patch)
@@ -316,10 +319,9 @@ cdef void transform_some_filters(const Job *job, fc_index task, char *buffer) no
                       job.transformed + (job.c * first + c0 * width) * job.size, job.plane_u, buffer)
 
 
-cdef void finish_tile(const Job *job, fc_index number, const char *s, fc_index plane, fc_index first, fc_index n,
+cdef void finish_tile(const Job *job, const Tile *tile, const char *s, fc_index plane, fc_index first, fc_index n,
                       char *patch) noexcept nogil:
     """From the points of one tile to its results, of n channels from `first` on; or to their pool."""
-    cdef Tile tile = find_tile(job, number)
     cdef int m = <int>max(job.tv.m, job.tu.m)
     cdef fc_index height = min(job.tv.m, job.v.count - tile.top), width = min(job.tu.m, job.u.count - tile.left), at
     cdef const char *gain = at_element(job.gain, first, job.size)
@@ -335,13 +337,13 @@ cdef void finish_tile(const Job *job, fc_index number, const char *s, fc_index p
                         patch, m * n, n, min(height, 2 * job.yh - tile.top), min(width, 2 * job.yw - tile.left), n)
 
 
-cdef void multiply(const Job *job, const Order *order, char *s, fc_index plane_s, const char *v, fc_index plane_v, const char *u,
+cdef void multiply(const Job *job, const Tiles *tiles, char *s, fc_index plane_s, const char *v, fc_index plane_v, const char *u,
                    fc_index width, fc_index first_c, fc_index last_c) noexcept nogil:
     """S (+)= V U of one block, one panel and some channels, whose rows of U lie at u; point by point."""
     cdef fc_index p, run, c, first, count
     for p in range(job.points):
-        first = first_with(job, order, p)
-        count = last_with(job, order, p) - first
+        first = first_with(job, tiles, p)
+        count = last_with(job, tiles, p) - first
         for run in range(ceil_div(last_c - first_c, CHANNEL_RUN)):
             c = first_c + run * CHANNEL_RUN
             job.fc.gemm(s + (p * plane_s + first * job.width) * job.size, job.place,
@@ -350,7 +352,7 @@ cdef void multiply(const Job *job, const Order *order, char *s, fc_index plane_s
                         width // job.fc.vl, width, NULL, NULL, NULL, FC_ACCUMULATE if c > 0 else 0)
 
 
-cdef void multiply_own(const Job *job, const Order *order, char *s, fc_index plane_s, const char *v, fc_index plane_v, char *u,
+cdef void multiply_own(const Job *job, const Tiles *tiles, char *s, fc_index plane_s, const char *v, fc_index plane_v, char *u,
                        fc_index panel, fc_index width, char *buffer) noexcept nogil:
     """The same of all channels, whose filters are transformed into the task's own u, some at a time."""
     cdef fc_index run, piece, first_c, c, row
@@ -361,30 +363,29 @@ cdef void multiply_own(const Job *job, const Order *order, char *s, fc_index pla
             row = piece * FILTER_ROWS
             transform_filters(job, panel, first_c + row, min(FILTER_ROWS, c - row), u + row * width * job.size, job.plane_u,
                               buffer)
-        multiply(job, order, s, plane_s, v, plane_v, u, width, first_c, first_c + c)
+        multiply(job, tiles, s, plane_s, v, plane_v, u, width, first_c, first_c + c)
 
 
 cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept nogil:
-    cdef fc_index group = task % job.groups, t0 = task // job.groups * job.block, tiles = min(job.block, job.tiles - t0)
+    cdef fc_index group = task % job.groups, t, panel, first, width, n
     cdef fc_index plane_v = plane_size(job, job.block, job.part_c), plane_s = plane_size(job, job.block, job.width)
     cdef char *v = buffer
     cdef char *s = v + job.points * plane_v * job.size
     cdef char *patch = s + job.points * plane_s * job.size
-    cdef fc_index t, panel, first, width
-    cdef Order order
-    sort_tiles(job, &order, t0, tiles)
-    for t in range(tiles):
-        transform_source(job, t0 + t, 0, job.c, v + order.place[t] * job.part_c * job.size, patch)
+    cdef Tiles tiles
+    find_tiles(job, task // job.groups, &tiles)
+    for t in range(tiles.count):
+        transform_source(job, &tiles.tile[t], 0, job.c, v + tiles.place[t] * job.part_c * job.size, patch)
     for panel in range(group * job.panels.count // job.groups, (group + 1) * job.panels.count // job.groups):
         first = panel_start(&job.panels, panel)
         width = panel_start(&job.panels, panel + 1) - first
+        n = panel_channels(&job.panels, first, first + width)
         if job.own_u:
-            multiply_own(job, &order, s, plane_s, v, plane_v, patch + job.patch_bytes, panel, width, patch)
+            multiply_own(job, &tiles, s, plane_s, v, plane_v, patch + job.patch_bytes, panel, width, patch)
         else:
-            multiply(job, &order, s, plane_s, v, plane_v, job.transformed + job.c * first * job.size, width, 0, job.c)
-        for t in range(tiles):
-            finish_tile(job, t0 + t, s + order.place[t] * job.width * job.size, plane_s, first,
-                        panel_channels(&job.panels, first, first + width), patch)
+            multiply(job, &tiles, s, plane_s, v, plane_v, job.transformed + job.c * first * job.size, width, 0, job.c)
+        for t in range(tiles.count):
+            finish_tile(job, &tiles.tile[t], s + tiles.place[t] * job.width * job.size, plane_s, first, n, patch)
 
 
 cdef int run_correlate(Job *job, int num_threads) except -1:
@@ -452,10 +453,9 @@ def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :,
 
 # ------------------------------------------------------------------------------------------------ filter gradient
 
-cdef void transform_gradient(const Job *job, fc_index number, fc_index first, fc_index n, char *w, fc_index plane,
+cdef void transform_gradient(const Job *job, const Tile *tile, fc_index first, fc_index n, char *w, fc_index plane,
                              char *patch) noexcept nogil:
     """Channels first .. first + n - 1 of one tile's m x m pixels of the output's gradient into w, a row of W."""
-    cdef Tile tile = find_tile(job, number)
     cdef const void *pixel[MOST_POINTS]
     find_pixels(job, pixel, &job.dy, tile.image, tile.top, tile.left, job.tv.m, job.tu.m, first, n, patch)
     job.fc.winograd_filter(w, plane, pixel, n, <int>max(job.tv.m, job.tu.m), tile.rows, tile.columns)
@@ -484,42 +484,41 @@ cdef void finish_gradient(const Job *job, const Part *part, fc_index chunk, fc_i
                            <int>max(job.tv.taps, job.tu.taps), <int>job.tv.points, <int>job.tu.points)
 
 
-cdef void add_products(const Job *job, const Part *part, const Order *order, char *s, const char *v, const char *w,
+cdef void add_products(const Job *job, const Part *part, const Tiles *tiles, char *s, const char *v, const char *w,
                        int flags) noexcept nogil:
     """S += V^T W of one block, point by point."""
     cdef fc_index plane_s = plane_size(job, job.part_c, job.group_k)
     cdef fc_index plane_v = plane_size(job, job.block, job.part_c), plane_w = plane_size(job, job.block, job.group_k)
-    cdef fc_index p, t, tiles, panel, at, width
+    cdef fc_index p, t, count, panel, at, width
     for p in range(job.points):
-        t = first_with(job, order, p)
-        tiles = last_with(job, order, p) - t
+        t = first_with(job, tiles, p)
+        count = last_with(job, tiles, p) - t
         for panel in range(part.panel0, part.panel1):
             at = panel_start(&job.panels, panel) - part.first_k
             width = panel_start(&job.panels, panel + 1) - part.first_k - at
             job.fc.gemm(s + (p * plane_s + at) * job.size, job.dw_row, v + (p * plane_v + t * job.part_c) * job.size, job.count,
-                        part.c, job.row, tiles, w + (p * plane_w + t * job.group_k + at) * job.size, job.group_k,
+                        part.c, job.row, count, w + (p * plane_w + t * job.group_k + at) * job.size, job.group_k,
                         width // job.fc.vl, width, NULL, NULL, NULL, flags)
 
 
 cdef void gradient_task(const Job *job, fc_index task, char *buffer) noexcept nogil:
     cdef Part part = find_part(job, task)
-    cdef fc_index chunk = task // (job.parts * job.groups), block, t, t0, tiles
+    cdef fc_index chunk = task // (job.parts * job.groups), block, t
     cdef fc_index first_block = chunk * job.blocks // job.chunks, last_block = (chunk + 1) * job.blocks // job.chunks
     cdef fc_index plane_v = plane_size(job, job.block, job.part_c), plane_w = plane_size(job, job.block, job.group_k)
     cdef char *v = buffer
     cdef char *w = v + job.points * plane_v * job.size
     cdef char *patch = w + job.points * plane_w * job.size
     cdef char *s = patch + job.patch_bytes
-    cdef Order order
+    cdef Tiles tiles
     for block in range(first_block, last_block):
-        t0 = block * job.block
-        tiles = min(job.block, job.tiles - t0)
-        sort_tiles(job, &order, t0, tiles)
-        for t in range(tiles):
-            transform_source(job, t0 + t, part.first_c, part.c, v + order.place[t] * job.part_c * job.size, patch)
-        for t in range(tiles):
-            transform_gradient(job, t0 + t, part.first_k, part.k, w + order.place[t] * job.group_k * job.size, plane_w, patch)
-        add_products(job, &part, &order, s, v, w, FC_ACCUMULATE if block > first_block else 0)
+        find_tiles(job, block, &tiles)
+        for t in range(tiles.count):
+            transform_source(job, &tiles.tile[t], part.first_c, part.c, v + tiles.place[t] * job.part_c * job.size, patch)
+        for t in range(tiles.count):
+            transform_gradient(job, &tiles.tile[t], part.first_k, part.k, w + tiles.place[t] * job.group_k * job.size, plane_w,
+                               patch)
+        add_products(job, &part, &tiles, s, v, w, FC_ACCUMULATE if block > first_block else 0)
     for t in range(part.c):
         finish_gradient(job, &part, chunk, t, s)
 
