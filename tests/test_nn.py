@@ -145,6 +145,15 @@ SHAPES = {
         [[0, 0], [1, 1], [1, 0], [0, 0]],
         1,
     ),
+    # Each of its tasks copies a part of the channels.
+    "channels in parts": ((2, 5, 5, 611), (1, 1, 611, 200), 1, "VALID", 1),
+    "channels in parts, padded": (
+        (2, 4, 5, 611),
+        (1, 1, 611, 200),
+        1,
+        [[0, 0], [1, 0], [1, 1], [0, 0]],
+        1,
+    ),
     "one row": ((2, 1, 50, 3), (1, 3, 3, 4), 1, "SAME", 1),
     "one column": ((2, 50, 1, 3), (3, 1, 3, 4), 2, "SAME", 1),
     "one row under a square filter": ((1, 1, 21, 2), (3, 3, 2, 5), 1, "SAME", 1),

@@ -63,8 +63,10 @@ cdef fc_index IN_PLACE_TASKS = 8
 # Work is cut into at least this many tasks where the shape allows; more would only repeat the source's copy.
 cdef fc_index TASKS = 16
 # A filter gradient walks down the pixels of x and dy, a row of memory each.  Rows a multiple of so many bytes apart would meet in
-# a few sets of the first-level cache: x is then copied a line further apart.
+# a few sets of the first-level cache, and rows so far apart lie in more pages of memory than the processor has at hand: x is then
+# copied, a line further apart.
 cdef fc_index ALIASING_BYTES = 1024
+cdef fc_index FAR_BYTES = 2048
 # The length of a window from which on rows of dy are laid side by side: so many elements read them often enough.
 cdef fc_index DEPTH_TO_PACK = 128
 # All partial filter gradients together.
@@ -84,6 +86,7 @@ cdef struct Job:
     fc_index units_n, units_v, units_u, units
     bint copies                       # the source is copied, into [images][buffer_h][buffer_w][pitch]
     fc_index pitch                    # from one pixel of what a unit reads to the next
+    fc_index part_c                   # channels that are copied
     fc_index buffer_h, buffer_w, buffer_bytes
     fc_index *row                     # [images * rows * columns] source offset of a unit's pixel
     fc_index *place                   # [the same] result offset
@@ -163,18 +166,28 @@ cdef void plan_units(Job *job) noexcept nogil:
 
 cdef void plan_chunks(Job *job) noexcept nogil:
     """filter_gradient's tasks, and the pitch of its source: another than the image's if each task has several panels that read
-    the copy."""
+    the copy.  Of a single tap it then copies its own part of the channels alone."""
     cdef fc_index panels = job.channel_groups * job.panels.count, splits
+    cdef fc_index pixel_bytes = job.x.pixel * job.size
+    cdef bint aliases = job.v.step == job.u.step == 1 and (pixel_bytes % ALIASING_BYTES == 0 or pixel_bytes >= FAR_BYTES)
     job.chunks = max(1, min(min(job.units, TASKS), 1 + PARTIAL_BYTES // (job.depth * job.filter_k * job.size)))
     splits = ceil_div(TASKS, job.chunks)
     job.groups = min(panels, splits)
     job.parts = min(ceil_div(splits, job.groups), job.depth)
-    if panels >= 2 * job.groups and job.v.step == job.u.step == 1 and job.x.pixel * job.size % ALIASING_BYTES == 0:
-        job.pitch += 64 // job.size
+    if aliases and job.depth == job.x.pixel:
+        # Each group copies the source, each part the gradient's rows: as little as possible of both.
+        job.parts, job.groups = 1, splits
+        while 2 * job.parts <= splits and job.depth * job.groups > 2 * job.k * job.parts:
+            job.parts *= 2
+            job.groups = ceil_div(splits, job.parts)
+        job.groups = min(panels, job.groups)
+        job.part_c = ceil_div(job.depth, job.parts)
+    if aliases and panels >= 2 * job.groups:
+        job.pitch = job.part_c + 64 // job.size
 
 
 cdef void plan_buffer(Job *job) noexcept nogil:
-    job.copies = (job.x.where != NULL or job.pitch > job.x.pixel
+    job.copies = (job.x.where != NULL or job.pitch != job.x.pixel
                   or not (stays_inside(&job.v, job.x.h) and stays_inside(&job.u, job.x.w)))
     job.buffer_h = span(&job.v, job.rows)
     job.buffer_w = span(&job.u, job.columns)
@@ -216,7 +229,7 @@ cdef int plan(Job *job, const fc_kernels *fc, fc_index size, fc_index k, vertica
     read_axis(&job.u, horizontal)
     job.depth = job.v.taps * job.u.taps * job.x.c
     plan_units(job)
-    job.pitch = job.x.pixel
+    job.pitch = job.part_c = job.x.pixel
     if job.dw != NULL:
         plan_chunks(job)
     plan_buffer(job)
@@ -231,10 +244,10 @@ cdef void free_job(Job *job) noexcept nogil:
 
 # ------------------------------------------------------------------------------------------------ one unit
 
-cdef Unit open_unit(const Job *job, fc_index index, char *buffer) noexcept nogil:
-    """The unit's addresses; copies its source into the buffer where that is planned."""
+cdef Unit open_unit(const Job *job, fc_index index, fc_index first_c, char *buffer) noexcept nogil:
+    """The unit's addresses; copies its source, part_c channels from the first one on, into the buffer where that is planned."""
     cdef Unit unit
-    cdef fc_index i, top, left, pixel_bytes = job.pitch * job.size
+    cdef fc_index i, top, left, pixel_bytes = job.pitch * job.size, c = min(job.part_c, job.x.pixel - first_c)
     unit.q0 = index % job.units_u * job.columns
     unit.r0 = index // job.units_u % job.units_v * job.rows
     unit.n0 = index // (job.units_u * job.units_v) * job.images
@@ -246,10 +259,10 @@ cdef Unit open_unit(const Job *job, fc_index index, char *buffer) noexcept nogil
     if not job.copies:
         unit.x = job.x.data + ((unit.n0 * job.x.h + top) * job.x.w + left) * pixel_bytes
         return unit
-    unit.x = buffer
+    unit.x = buffer - first_c * job.size
     for i in range(unit.images):
         copy_window(job.fc, buffer + i * job.buffer_h * job.buffer_w * pixel_bytes, &job.x, unit.n0 + i, top, left,
-                    span(&job.v, unit.rows), job.buffer_w, 0, job.x.pixel, job.pitch)
+                    span(&job.v, unit.rows), job.buffer_w, first_c, c, job.pitch)
     return unit
 
 
@@ -313,7 +326,7 @@ cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc
 
 
 cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept nogil:
-    cdef Unit unit = open_unit(job, task // job.groups, buffer)
+    cdef Unit unit = open_unit(job, task // job.groups, 0, buffer)
     cdef fc_index first, n, group = task % job.groups, all_panels = job.channel_groups * job.panels.count, i, item, at
     cdef fc_index first_item = group * all_panels // job.groups, last_item = (group + 1) * all_panels // job.groups
     cdef fc_index p = 0
@@ -451,13 +464,14 @@ cdef void filter_gradient_task(const Job *job, const fc_index *dw_row, fc_index 
     """The units of one chunk, for one group of panels and one part of the window's elements."""
     cdef fc_index part = task % job.parts, group = task // job.parts % job.groups, chunk = task // (job.parts * job.groups)
     cdef fc_index p0 = part * job.depth // job.parts, p1 = (part + 1) * job.depth // job.parts
+    cdef fc_index first_c = p0 if job.part_c < job.x.pixel else 0
     cdef fc_index first_unit = chunk * job.units // job.chunks, last_unit = (chunk + 1) * job.units // job.chunks
     cdef char *dw = job.dw if chunk == 0 else job.partial + (chunk - 1) * job.depth * job.filter_k * job.size
     cdef const char *b
     cdef fc_index index, item, panel, channels, first, width, ldb, all_panels = job.channel_groups * job.panels.count
     cdef Unit unit
     for index in range(first_unit, last_unit):
-        unit = open_unit(job, index, buffer)
+        unit = open_unit(job, index, first_c, buffer)
         for item in range(group * all_panels // job.groups, (group + 1) * all_panels // job.groups):
             channels, panel = item // job.panels.count, item % job.panels.count
             first = panel_start(&job.panels, panel)
