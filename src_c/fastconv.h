@@ -19,6 +19,7 @@ enum {
     FC_BIAS = 4,       /* add bias[j] */
     FC_SIDE = 8,       /* add side, which is addressed as y */
     FC_RELU = 16,      /* negative becomes 0, NaN stays */
+    FC_FAR = 32,       /* y is not in the cache: ask for it while the products are computed */
 };
 
 /* Pooling by 2x2 windows leaves one byte per result for its gradient: the number of the pixel in its window (0 1 / 2 3) that the

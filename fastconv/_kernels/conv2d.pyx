@@ -32,7 +32,7 @@ from fastconv._kernels.blocks cimport (
     run_of_tasks, whole_lines,
 )
 from fastconv._kernels.dispatch cimport kernels_for, kernels_for_columns
-from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_GAIN, FC_RELU, FC_SIDE, fc_index, fc_kernels
+from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_FAR, FC_GAIN, FC_RELU, FC_SIDE, fc_index, fc_kernels
 from fastconv._kernels.memory cimport Block, scratch
 
 ctypedef fused real:
@@ -344,7 +344,7 @@ cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc
     while True:
         # The first block overwrites, the last one finishes with gain, bias, side and activation.
         depth = min(max(1, KC_BYTES // (width * job.size)), end - p)
-        flags = FC_ACCUMULATE if p > 0 else 0
+        flags = FC_ACCUMULATE if p > 0 else FC_FAR
         if p + depth == job.depth:
             flags |= job.flags
         block = b + p * ldb * job.size

@@ -10,6 +10,7 @@ cdef extern from "fastconv.h" nogil:
         FC_BIAS
         FC_SIDE
         FC_RELU
+        FC_FAR
 
     ctypedef struct fc_taps:
         fc_index first, rows, columns
