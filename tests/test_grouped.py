@@ -197,6 +197,8 @@ def test_channels_of_groups_against_the_twin(algorithm, dtype):
 
 # Input, filters, groups, strides, padding, dilations; each line makes the drivers cut the work another way.
 SHAPES = {
+    # A window's elements are as many as an image's channels, and long enough to be copied elsewhere.
+    "as many taps as groups": ((2, 5, 5, 1024), (2, 2, 256, 32), 4, 1, "VALID", 1),
     "not copied": ((2, 9, 11, 12), (3, 3, 6, 10), 2, 1, "VALID", 1),
     "few filters": ((2, 9, 11, 42), (3, 3, 21, 2), 2, 1, "SAME", 1),
     "few filters, not copied": ((2, 9, 11, 42), (3, 3, 21, 4), 2, 1, "VALID", 1),

@@ -61,7 +61,7 @@ cdef fc_index LEAST_ROW_BYTES = 256
 cdef fc_index IN_PLACE_ROWS = 64
 cdef fc_index IN_PLACE_TASKS = 8
 # Of so few units each task packs the filters that it reads, block by block, into a buffer of its own, which stays in the cache:
-# 1.2 to 1.5 times as fast as one packing by all threads (a single 7x7x512, a dense layer of 100 images).
+# up to 1.5 times as fast as one packing by all threads, or none (Cascade Lake: a single 7x7x512, a dense layer of 100 images).
 cdef fc_index OWN_UNITS = 2
 # Work is cut into at least this many tasks where the shape allows; more would only repeat the source's copy.
 cdef fc_index TASKS = 16
@@ -186,7 +186,7 @@ cdef void plan_chunks(Job *job) noexcept nogil:
     splits = ceil_div(TASKS, job.chunks)
     job.groups = min(panels, splits)
     job.parts = min(ceil_div(splits, job.groups), job.depth)
-    if aliases and job.depth == job.x.pixel:
+    if aliases and job.v.taps * job.u.taps * job.channel_groups == 1:
         # Each group copies the source, each part the gradient's rows: as little as possible of both.
         job.parts, job.groups = 1, splits
         while 2 * job.parts <= splits and job.depth * job.groups > 2 * job.k * job.parts:
