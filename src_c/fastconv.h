@@ -12,7 +12,7 @@
 
 typedef ptrdiff_t fc_index;
 
-/* What gemm does with a finished tile, in this order. */
+/* What gemm does with a finished tile, in this order; and where the tile goes. */
 enum {
     FC_ACCUMULATE = 1, /* add what y holds */
     FC_GAIN = 2,       /* multiply by gain[j] */

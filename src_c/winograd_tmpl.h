@@ -224,7 +224,7 @@ FC_INLINE void FN(filter_line)(T *u, fc_index plane, const void *const *tap, fc_
     {                                                                                                                        \
         fc_index ch = 0;                                                                                                     \
         if (rows == 1 || columns == 1) {                                                                                     \
-            FN(filter_line)(u, plane, tap, c, R, rows *columns);                                                             \
+            FN(filter_line)(u, plane, tap, c, R, rows * columns);                                                            \
             return;                                                                                                          \
         }                                                                                                                    \
         for (; ch + VL <= c; ch += VL)                                                                                       \

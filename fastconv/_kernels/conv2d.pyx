@@ -102,7 +102,7 @@ cdef struct Job:
     const char *filters               # HWI[filter_k], the output channels of all groups
     fc_index filter_k
     bint in_place                     # whole panels of the filters are not packed
-    bint packs_own                    # a task packs its panels itself, block by block: no other one reads them
+    bint packs_own                    # a task packs its panels itself, block by block
     fc_index dense_bytes              # of what a task pools
     fc_index stretch                  # of the window, which all panels of a task take before the next one
     char *packed                      # [channel_groups]
@@ -181,12 +181,10 @@ cdef void plan_chunks(Job *job) noexcept nogil:
     the copy.  Of a single tap it then copies its own part of the channels alone."""
     cdef fc_index panels = job.channel_groups * job.panels.count, splits
     cdef fc_index pixel_bytes = job.x.pixel * job.size
-    cdef bint aliases = job.v.step == job.u.step == 1 and (pixel_bytes % ALIASING_BYTES == 0 or pixel_bytes >= FAR_BYTES)
+    cdef bint apart = job.v.step == job.u.step == 1 and (pixel_bytes % ALIASING_BYTES == 0 or pixel_bytes >= FAR_BYTES)
     job.chunks = max(1, min(min(job.units, TASKS), 1 + PARTIAL_BYTES // (job.depth * job.filter_k * job.size)))
     splits = ceil_div(TASKS, job.chunks)
-    job.groups = min(panels, splits)
-    job.parts = min(ceil_div(splits, job.groups), job.depth)
-    if aliases and job.v.taps * job.u.taps * job.channel_groups == 1:
+    if apart and job.v.taps * job.u.taps * job.channel_groups == 1:
         # Each group copies the source, each part the gradient's rows: as little as possible of both.
         job.parts, job.groups = 1, splits
         while 2 * job.parts <= splits and job.depth * job.groups > 2 * job.k * job.parts:
@@ -194,7 +192,10 @@ cdef void plan_chunks(Job *job) noexcept nogil:
             job.groups = ceil_div(splits, job.parts)
         job.groups = min(panels, job.groups)
         job.part_c = ceil_div(job.depth, job.parts)
-    if aliases and panels >= 2 * job.groups:
+    else:
+        job.groups = min(panels, splits)
+        job.parts = min(ceil_div(splits, job.groups), job.depth)
+    if apart and panels >= 2 * job.groups:
         job.pitch = job.part_c + 64 // job.size
 
 

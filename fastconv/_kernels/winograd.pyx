@@ -121,6 +121,7 @@ cdef struct Job:
     const char *filters               # HWI[filter_k], of which one group; so is a gradient
     fc_index filter_k
     char *transformed                 # U
+    fc_index whole_k                  # k in whole vectors
     fc_index plane_u, patch_bytes
     bint own_u                        # each task transforms its own panel's filters
     const char *gain
@@ -131,7 +132,7 @@ cdef struct Job:
     # filter_gradient
     Images dy
     char *dw                          # as filters
-    fc_index chunks, whole_k          # k in whole vectors
+    fc_index chunks                   # of the blocks, each with a gradient of its own
     char *partial                     # [chunks - 1] as dw, of filter_k = k
 
 
