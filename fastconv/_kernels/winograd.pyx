@@ -42,12 +42,12 @@ ctypedef fused real:
 cdef enum:
     EDGE = 6
     MOST_POINTS = 36
-    MOST_TILES = 48  # of a block; whole register tiles of 6 rows: more would not use a panel of U better
+    MOST_TILES = 48  # of a block
 
-# V and S of a block, of the second-level cache's 512 KB to 1 MB.
-cdef fc_index BLOCK_BYTES = 640 << 10
-# Tiles of a block, at least.
-cdef fc_index LEAST_TILES = 24
+# Tiles of a block: enough to use a panel of U, few enough for V and S to stay in the second-level cache, and whole register tiles
+# of 6 rows.  So are the 12 and 6 of 24 that have an outer point where an image has 2x2 tiles.  (Cascade Lake: 25 tiles 3% slower
+# with 64 channels of 7x7 pixels, 36 to 48 2 to 5% with 32 of 14x14.)
+cdef fc_index TILES = 24
 # Tiles of a filter gradient's block.  Its products run along them: fewer pass S through the caches more often, and more leave
 # too little of the cache to S, V and W (48: 3 to 6% slower on Cascade Lake).
 cdef fc_index GRADIENT_TILES = 36
@@ -211,12 +211,10 @@ cdef int plan(Job *job, fc_index size, fc_index k, vertical, horizontal) except 
 
 
 cdef void plan_correlate(Job *job) noexcept nogil:
-    cdef fc_index most
     job.part_c, job.parts = whole_vectors(job, job.c), 1
-    most = max(LEAST_TILES, min(MOST_TILES, BLOCK_BYTES // (job.points * (job.part_c + job.width) * job.size)))
-    job.block = min(most, ceil_div(job.tiles, TASKS))
-    if job.block < LEAST_TILES:  # share out the panels before the tiles: each block reads all of its panels' U
-        job.block = min(most, ceil_div(job.tiles, ceil_div(TASKS, job.panels.count)))
+    job.block = min(TILES, ceil_div(job.tiles, TASKS))
+    if job.block < TILES:  # share out the panels before the tiles: each block reads all of its panels' U
+        job.block = min(TILES, ceil_div(job.tiles, ceil_div(TASKS, job.panels.count)))
     job.blocks = ceil_div(job.tiles, job.block)
     job.block = ceil_div(job.tiles, job.blocks)
     job.groups = min(job.panels.count, ceil_div(TASKS, job.blocks))
