@@ -3,8 +3,6 @@
  * A tile of MR rows by NV vectors of y stays in registers while p runs over k: per p, NV loads of b and one broadcast of x per
  * row feed MR * NV multiply-adds.  The row addresses are kept apart (MR pointers), the table col moves them all at once.
  */
-FC_INLINE vec FN(positive)(vec v) { return (vec)((ivec)v & ~(v < (vec){0})); } /* NaN < 0 is false: a NaN passes */
-
 FC_INLINE vec FN(finish)(vec v, const T *gain, const T *bias, const T *side, fc_index side_lanes, int flags)
 {
     if (flags & FC_GAIN)
