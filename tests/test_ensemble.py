@@ -603,6 +603,34 @@ def test_the_example_prints_the_documents_lines(example):
     assert lines[-2] == f"Ensemble accuracy: {ensemble.get_accuracy(test.images, test.labels):.4f}"
 
 
+class _Chosen:
+    """A generator whose numbers, after those of the other distortions, are a move of all images."""
+
+    def __init__(self, down, right):
+        self.move = (down, right)
+
+    def uniform(self, low, high, size):
+        return np.full(size, self.move) if np.shape(size) == (3,) else np.zeros(size)
+
+
+@pytest.mark.skipif(not EXAMPLE.exists(), reason="no examples here")
+def test_the_examples_distortions():
+    names = runpy.run_path(str(EXAMPLE))
+    train = mnist.load_sample().train
+    digits = mnist.DataSet(train.images[::400], train.labels[::400])
+    more = names["_with_distortions"](digits)
+    images, labels = more.images, more.labels
+    assert images.dtype == np.float32 and images.min() >= 0 and images.max() <= 1
+    np.testing.assert_array_equal(images[:10], digits.images)
+    np.testing.assert_array_equal(labels, np.tile(digits.labels, (5, 1)))
+    ink = images.reshape(5, 10, -1).sum(axis=2)
+    assert (np.abs(ink[1:] / ink[0] - 1) < 0.3).all() and len(np.unique(ink)) == 50
+    np.testing.assert_allclose(names["_distorted"](digits.images, _Chosen(0, 0)), digits.images, atol=1e-6)
+    moved = names["_distorted"](digits.images, _Chosen(1, -2.5)).reshape(10, 28, 28)
+    square = digits.images.reshape(10, 28, 28)
+    np.testing.assert_allclose(moved[:, :-1, 3:], (square[:, 1:, :-3] + square[:, 1:, 1:-2]) / 2, atol=1e-5)
+
+
 @pytest.mark.skipif(not EXAMPLE.exists(), reason="no examples here")
 def test_what_the_example_refuses(example, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
