@@ -1044,7 +1044,7 @@ def dense(
     if rest:
         arguments.same_shape("bias", rest[0], (w.shape[1],), "one number per unit")
     y = memory.empty((x.shape[0], w.shape[1]), x.dtype)
-    n = threads.resolve(num_threads, x.shape[0] * w.size)
+    n = threads.resolve(num_threads, (x.shape[0] + PASS) * w.size)
     if y.size:
         b = rest[0] if rest else None
         _conv2d.correlate(
@@ -1062,7 +1062,7 @@ def dense_backprop_input(
     if dy.shape[1] != w.shape[1]:
         raise ValueError(f"out_backprop must have as many columns as kernel: {dy.shape} against {w.shape}")
     dx = memory.empty((dy.shape[0], w.shape[0]), dy.dtype)
-    n = threads.resolve(num_threads, dy.shape[0] * w.size)
+    n = threads.resolve(num_threads, (dy.shape[0] + PASS) * w.size)
     if dx.size:
         _conv2d.correlate(_points(dx), _points(dy), w[None, None], None, False, _POINT, _POINT, True, n)
     return dx
@@ -1083,7 +1083,7 @@ def dense_backprop_kernel(
     if x.shape[0] != dy.shape[0]:
         raise ValueError(f"out_backprop must have as many rows as inputs: {dy.shape} against {x.shape}")
     shape = (x.shape[1], dy.shape[1])
-    n = threads.resolve(num_threads, x.shape[0] * shape[0] * shape[1])
+    n = threads.resolve(num_threads, (x.shape[0] + PASS) * shape[0] * shape[1])
     dw = _result(out, shape, dy.dtype)
     if not (x.size and dy.size):
         dw.fill(0)

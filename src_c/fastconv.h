@@ -71,6 +71,11 @@ typedef struct fc_kernels {
                  fc_index k, fc_index run, const void *b, fc_index n, const void *gain, const void *bias, const void *side,
                  int flags);
 
+    /* The same sum for few rows and any number of columns, from b as it lies in memory, which is read once, row after row.
+     * OUT y; IN yrow[m], x, row[m], col[k], b[k][ldb]; k > 0.  No flags. */
+    void (*few_rows)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
+                     fc_index k, const void *b, fc_index ldb, fc_index n);
+
     /* b[p][j] = w[p * w_row + j * w_col] for p < k, j < n, and 0 for n <= j < width.  OUT b[k][width]; IN w. */
     void (*pack)(void *b, const void *w, fc_index k, fc_index n, fc_index width, fc_index w_row, fc_index w_col);
 

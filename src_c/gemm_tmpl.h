@@ -22,7 +22,7 @@ FC_NOINLINE static void FN(finish_tile)(T *y, const fc_index *yrow, const vec *s
 {
     for (fc_index v = 0, at = 0; v < vectors; v++, at += VL) {
         const fc_index lanes = n - at < VL ? n - at : VL;
-        T gains[VL], biases[VL]; /* so that no load passes bias[n] */
+        T gains[VL] = {0}, biases[VL] = {0}; /* so that no load passes bias[n] */
         if (flags & FC_GAIN)
             FN(store)(gains, FN(load_lanes)(gain + at, lanes));
         if (flags & FC_BIAS)
@@ -253,5 +253,48 @@ static void FN(pack)(void *b_, const void *w_, fc_index k, fc_index n, fc_index 
             for (fc_index j = done; j < n; j++)
                 b[p * width + j] = w[p * w_row + j * w_col];
         memset(b + p * width + n, 0, (size_t)(width - n) * sizeof(T));
+    }
+}
+
+/* Some rows of y (+)= count values of each row of x times as many rows of b. */
+FC_INLINE void FN(few_rows_step)(T *y, const fc_index *yrow, const T *x, const fc_index *row, const fc_index *col, const T *b,
+                                 fc_index ldb, fc_index n, int fresh, const int rows, const int count)
+{
+    vec a[4][8];
+    for (int i = 0; i < rows; i++)
+        for (int p = 0; p < count; p++)
+            a[i][p] = FN(splat)(x[row[i] + col[p]]);
+    for (fc_index j = 0; j < n; j += VL) {
+        vec bv[8];
+        for (int p = 0; p < count; p++)
+            bv[p] = n - j < VL ? FN(load_part)(b + p * ldb + j, n - j) : FN(load)(b + p * ldb + j);
+        for (int i = 0; i < rows; i++) {
+            T *out = y + yrow[i] + j;
+            vec acc = fresh ? (vec){0} : FN(load_lanes)(out, n - j);
+            for (int p = 0; p < count; p++)
+                acc += a[i][p] * bv[p];
+            FN(store_lanes)(out, acc, n - j);
+        }
+    }
+}
+
+FC_INLINE void FN(few_rows_block)(T *y, const fc_index *yrow, const T *x, const fc_index *row, const fc_index *col, fc_index k,
+                                  const T *b, fc_index ldb, fc_index n, const int rows, const int at_once)
+{
+    fc_index p = 0;
+    for (; p + at_once <= k; p += at_once)
+        FN(few_rows_step)(y, yrow, x, row, col + p, b + p * ldb, ldb, n, p == 0, rows, at_once);
+    for (; p < k; p++)
+        FN(few_rows_step)(y, yrow, x, row, col + p, b + p * ldb, ldb, n, p == 0, rows, 1);
+}
+
+static void FN(few_rows)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
+                         fc_index k, const void *b, fc_index ldb, fc_index n)
+{
+    switch (m) {
+    case 1: FN(few_rows_block)(y, yrow, x, row, col, k, b, ldb, n, 1, 8); break;
+    case 2: FN(few_rows_block)(y, yrow, x, row, col, k, b, ldb, n, 2, 4); break;
+    case 3: FN(few_rows_block)(y, yrow, x, row, col, k, b, ldb, n, 3, 4); break;
+    case 4: FN(few_rows_block)(y, yrow, x, row, col, k, b, ldb, n, 4, 4); break;
     }
 }

@@ -16,6 +16,7 @@ const fc_kernels FN(kernels) = {
     .max_vectors = FC_MAX_VECTORS,
     .gemm = FN(gemm),
     .dots = FN(dots),
+    .few_rows = FN(few_rows),
     .pack = FN(pack),
     .winograd_data = FN(winograd_data),
     .winograd_filter = FN(winograd_filter),

@@ -30,6 +30,8 @@ cdef extern from "fastconv.h" nogil:
         void (*dots)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
                      fc_index k, fc_index run, const void *b, fc_index n, const void *gain, const void *bias,
                      const void *side, int flags) noexcept nogil
+        void (*few_rows)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
+                         fc_index k, const void *b, fc_index ldb, fc_index n) noexcept nogil
         void (*pack)(void *b, const void *w, fc_index k, fc_index n, fc_index width, fc_index w_row,
                      fc_index w_col) noexcept nogil
         void (*winograd_data)(void *v, fc_index plane, const void *const *pixel, fc_index c, int rows,
