@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 # A turn is as many calls as the slowest opponent makes in this time.
-TURN_SECONDS = 0.02
+TURN_SECONDS = 0.05
 MOST_CALLS = 50
 # Before the clock starts: for the threads to wake and spread over the cores, and the caches to fill.
 WARM_SECONDS = 0.03
