@@ -71,7 +71,7 @@ typedef struct fc_kernels {
                  fc_index k, fc_index run, const void *b, fc_index n, const void *gain, const void *bias, const void *side,
                  int flags);
 
-    /* The same sum for few rows and any number of columns, from b as it lies in memory, which is read once, row after row.
+    /* The same sum for 1 to 4 rows and any number of columns, from b as it lies in memory, which is read once, row after row.
      * OUT y; IN yrow[m], x, row[m], col[k], b[k][ldb]; k > 0.  No flags. */
     void (*few_rows)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
                      fc_index k, const void *b, fc_index ldb, fc_index n);

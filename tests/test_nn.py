@@ -19,6 +19,7 @@ from tolerances import assert_close
 
 from fastconv import nn
 from fastconv import reference as ref
+from fastconv._convolution import Convolution
 from fastconv._kernels import dispatch
 
 DTYPES = [np.float32, np.float64]
@@ -200,6 +201,21 @@ SHAPES = {
     "many tiles and channels": ((16, 7, 7, 512), (3, 3, 512, 40), 1, "SAME", 1),
     "first layer of AlexNet": ((1, 59, 63, 3), (11, 11, 3, 24), 4, "VALID", 1),
 }
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pixels", [1, 2, 4, 5])
+def test_all_that_may_follow_the_sums_of_few_pixels(pixels, dtype):
+    rng = np.random.default_rng(pixels)
+    x, w = rng.standard_normal((1, 1, pixels, 131)), rng.standard_normal((1, 3, 131, 70))
+    gain, bias = rng.standard_normal((2, 70))
+    side = rng.standard_normal((1, 1, pixels, 70))
+    x, w, gain, bias, side = (a.astype(dtype) for a in (x, w, gain, bias, side))
+    y = np.empty_like(side)
+    convolution = Convolution(x.shape, w.shape, 1, "SAME", 1)
+    convolution.forward(y, x, w, bias, True, gain=gain, side=side)
+    exact = ref.conv2d(x.astype(np.float64), w.astype(np.float64), 1, "SAME")
+    assert_close(y, np.maximum(exact * gain + bias + side, 0), tolerances.PRODUCT_SUM)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

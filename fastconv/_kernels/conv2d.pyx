@@ -54,7 +54,7 @@ cdef fc_index FEW = 2
 # So few pixels wait for the filters to come from memory: read once, row after row, in runs of at least so many rows, they come
 # three times as fast as panel by panel (one image through a dense layer of 2048 to 625, Cascade Lake).
 cdef enum:
-    FEW_PIXELS = 4
+    FEW_PIXELS = 4  # as many rows as few_rows takes
 cdef fc_index LEAST_PART = 64
 # So few pixels read transposed filters of one tap where they lie, too: their rows are what dots reads.
 cdef fc_index DOTS_PIXELS = 8
@@ -405,14 +405,14 @@ cdef void few_part(const Job *job, fc_index part, char *buffer) noexcept nogil:
 
 
 cdef void finish_sums(const Job *job, fc_index pixels, fc_index panel) noexcept nogil:
-    """Adds one panel of the parts, in order; then what gemm does behind a product, here of nothing."""
+    """Adds one panel of the parts, in order; then what gemm does behind a product, here of no element."""
     cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first, part, i
     cdef fc_index n = panel_channels(&job.panels, first, first + width)
     for part in range(1, job.few_parts):
         for i in range(pixels):
             job.fc.add(job.y + (job.place[i] + first) * job.size,
                        job.sums + (((part - 1) * pixels + i) * job.k + first) * job.size, n)
-    job.fc.gemm(job.y + first * job.size, job.place, NULL, job.row, pixels, NULL, 0, NULL, 0, width // job.fc.vl, n,
+    job.fc.gemm(job.y + first * job.size, job.place, job.y, job.row, pixels, job.col, 0, job.filters, 0, width // job.fc.vl, n,
                 at_element(job.gain, first, job.size), at_element(job.bias, first, job.size),
                 at_element(job.side, first, job.size), FC_ACCUMULATE | job.flags)
 
