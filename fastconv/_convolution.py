@@ -19,7 +19,7 @@ _POINT = geometry.axis(1, 1, 1, 1, "VALID")
 
 # A depthwise multiply-add waits for memory: it takes about as long as so many of a dense convolution.
 _DEPTHWISE = 8
-# So does each element of the filters, which few pixels cannot hide.
+# So does each element of the filters, which few pixels cannot hide; as nn.PASS.
 _FILTER = 16
 
 

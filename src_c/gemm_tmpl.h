@@ -1,7 +1,7 @@
 /* Matrix product through index tables, and its packing.  The contract stands in fastconv.h.
  *
  * A tile of MR rows by NV vectors of y stays in registers while p runs over k: per p, NV loads of b and one broadcast of x per
- * row feed MR * NV multiply-adds.  The row addresses are kept apart (MR pointers), the table col moves them all at once.
+ * row feed MR * NV multiply-adds.  The rows' addresses are kept in registers, the table col moves them all at once.
  */
 FC_INLINE vec FN(finish)(vec v, const T *gain, const T *bias, const T *side, fc_index side_lanes, int flags)
 {

@@ -36,20 +36,6 @@ FC_INLINE void FN(end_of_stream)(void)
 FC_INLINE vec FN(splat)(T x) { return x - (vec){0}; }
 FC_INLINE vec FN(select)(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 
-/* relu: 0 > v ? 0 : v, so a NaN passes and a -0 stays. */
-FC_INLINE vec FN(positive)(vec v)
-{
-#if defined(__AVX512F__)
-    return sizeof(T) == 4 ? (vec)_mm512_max_ps(_mm512_setzero_ps(), (__m512)v) : (vec)_mm512_max_pd(_mm512_setzero_pd(), (__m512d)v);
-#elif defined(__AVX2__)
-    return sizeof(T) == 4 ? (vec)_mm256_max_ps(_mm256_setzero_ps(), (__m256)v) : (vec)_mm256_max_pd(_mm256_setzero_pd(), (__m256d)v);
-#elif defined(__SSE2__)
-    return sizeof(T) == 4 ? (vec)_mm_max_ps(_mm_setzero_ps(), (__m128)v) : (vec)_mm_max_pd(_mm_setzero_pd(), (__m128d)v);
-#else
-    return (vec)((ivec)v & ~(v < (vec){0}));
-#endif
-}
-
 /* The first n < VL elements; the others read as 0 and are not written. */
 FC_INLINE vec FN(load_part)(const T *p, fc_index n)
 {
@@ -236,6 +222,9 @@ FC_INLINE vec FN(max)(vec a, vec b)
     return FN(select)(a > b, a, b);
 #endif
 }
+
+/* relu: a NaN passes, and a -0 stays. */
+FC_INLINE vec FN(positive)(vec v) { return FN(max)((vec){0}, v); }
 
 FC_INLINE vec FN(choose)(truth which, vec a, vec b)
 {

@@ -75,6 +75,7 @@ CASES = {
     "1x1": (3, (9, 10, 20), {"filters": 130, "kernel_size": 1}),
     "one filter": (3, (9, 10, 20), {"filters": 1, "kernel_size": 3}),
     "one row, one column": (3, (1, 1, 3), {"filters": 4, "kernel_size": 3, "padding": "same"}),
+    "few pixels": (1, (2, 2, 128), {"filters": 70, "kernel_size": 3, "padding": "same"}),
     "one row of windows": (1, (2, 700, 3), {"filters": 4, "kernel_size": 3, "padding": "same"}),
     "many small images": (300, (3, 3, 4), {"filters": 5, "kernel_size": 2, "padding": "same"}),
     "wide and deep": (1, (6, 90, 260), {"filters": 8, "kernel_size": 3, "padding": "same"}),

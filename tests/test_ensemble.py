@@ -604,13 +604,15 @@ def test_the_example_prints_the_documents_lines(example):
 
 
 class _Chosen:
-    """A generator whose numbers, after those of the other distortions, are a move of all images."""
+    """A generator whose numbers turn all images by an angle, move them, and distort them in no other way."""
 
-    def __init__(self, down, right):
-        self.move = (down, right)
+    def __init__(self, down=0, right=0, degrees=0):
+        self.move, self.degrees = (down, right), degrees
 
     def uniform(self, low, high, size):
-        return np.full(size, self.move) if np.shape(size) == (3,) else np.zeros(size)
+        if np.shape(size) == (3,):
+            return np.full(size, self.move)
+        return np.full(size, self.degrees if high == 10 else 0)
 
 
 @pytest.mark.skipif(not EXAMPLE.exists(), reason="no examples here")
@@ -625,10 +627,12 @@ def test_the_examples_distortions():
     np.testing.assert_array_equal(labels, np.tile(digits.labels, (5, 1)))
     ink = images.reshape(5, 10, -1).sum(axis=2)
     assert (np.abs(ink[1:] / ink[0] - 1) < 0.3).all() and len(np.unique(ink)) == 50
-    np.testing.assert_allclose(names["_distorted"](digits.images, _Chosen(0, 0)), digits.images, atol=1e-6)
+    np.testing.assert_allclose(names["_distorted"](digits.images, _Chosen()), digits.images, atol=1e-6)
     moved = names["_distorted"](digits.images, _Chosen(1, -2.5)).reshape(10, 28, 28)
     square = digits.images.reshape(10, 28, 28)
     np.testing.assert_allclose(moved[:, :-1, 3:], (square[:, 1:, :-3] + square[:, 1:, 1:-2]) / 2, atol=1e-5)
+    turned = names["_distorted"](digits.images, _Chosen(degrees=90)).reshape(10, 28, 28)
+    np.testing.assert_allclose(turned, np.rot90(square, axes=(2, 1)), atol=1e-5)
 
 
 @pytest.mark.skipif(not EXAMPLE.exists(), reason="no examples here")

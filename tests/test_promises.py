@@ -38,6 +38,9 @@ def every_operation(n, dtype=np.float32):
         yield y
         yield nn.conv2d_backprop_input(x.shape, w, y, *how, algorithm=algorithm)
         yield nn.conv2d_backprop_filter(x, w.shape, y, *how, algorithm=algorithm)
+    yield nn.conv2d(
+        normal(1, 2, n % 2 + 1, 131, dtype=dtype), normal(3, 3, 131, 70, dtype=dtype), 1, "SAME"
+    )  # few pixels
     for groups, filters in ((3, 69), (9, 18)):
         how, kernel = (1, "SAME"), normal(3, 3, 9 // groups, filters, dtype=dtype)
         y = nn.conv2d(x, kernel, *how, groups=groups)

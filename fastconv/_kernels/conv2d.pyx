@@ -9,7 +9,7 @@ second-level cache, so no inner loop ever asks where the image ends.
         phase 1       pack the filters: panels of up to `max_vectors` vectors of result channels
                         b = panel 0 [taps * C][width 0], panel 1 [taps * C][width 1], ...
                         (few result channels, as in the gradient of a grey image: [K][taps * C])
-                      (one or two units: in phase 2, block by block; few pixels: never, see correlate_few)
+                      (one or two units: in phase 2, block by block; few pixels of one unit: not at all, see correlate_few)
         phase 2       for each (unit, group of panels), shared out among the threads:
                         copy the source;  for each panel: for each block of KC bytes: gemm  (few: dots)
 
@@ -52,11 +52,11 @@ cdef fc_index KC_BYTES = 1 << 17
 # Result channels are few if so many times more would fit into one vector.
 cdef fc_index FEW = 2
 # So few pixels wait for the filters to come from memory: read once, row after row, in runs of at least so many rows, they come
-# three times as fast as panel by panel (one image through a dense layer of 2048 to 625, Cascade Lake).
+# three times as fast as panel by panel (one image through a dense layer of 2048 to 625, Cascade Lake).  (Of 8 pixels packing them
+# is faster, but for transposed ones, below, whose rows of a single tap are what dots reads.)
 cdef enum:
     FEW_PIXELS = 4  # as many rows as few_rows takes
 cdef fc_index LEAST_PART = 64
-# So few pixels read transposed filters of one tap where they lie, too: their rows are what dots reads.
 cdef fc_index DOTS_PIXELS = 8
 # Filters whose rows lie in other pages of memory each take longer to pack: so few pixels read them where they lie, if a panel's
 # row is long enough.  All panels of a task then take some rows before the next ones, and a task has many panels.
@@ -109,7 +109,6 @@ cdef struct Job:
     bint in_place                     # whole panels of the filters are not packed
     bint packs_own                    # a task packs its panels itself, block by block
     fc_index few_parts                # of the window, whose products with few pixels are summed apart
-    char *sums                        # [few_parts - 1][pixels][k]
     fc_index dense_bytes              # of what a task pools
     fc_index stretch                  # of the window, which all panels of a task take before the next one
     char *packed                      # [channel_groups]
@@ -121,7 +120,7 @@ cdef struct Job:
     bint transposed                   # filters' output channels are the source's channels
     fc_index filter_w
     fc_index groups                   # of the panels of all channel_groups, each a task of its own
-    bint few                          # result channels, or pixels: dots
+    bint uses_dots                    # for few result channels, or few pixels
     fc_index run                      # window elements that lie side by side in the source
     # filter_gradient
     Images dy
@@ -321,7 +320,7 @@ cdef void pack_tap(const Job *job, fc_index task) noexcept nogil:
     cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first, j
     cdef const char *w = tap_filters(job, group, t)
     cdef char *packed = job.packed + group * job.packed_bytes
-    if job.few:
+    if job.uses_dots:
         for j in range(job.k):
             job.fc.pack(packed + (job.depth * j + t * job.x.c) * job.size,
                         w + j * (job.filter_k if job.transposed else 1) * job.size, job.x.c, 1, 1,
@@ -346,7 +345,7 @@ cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc
         b, ldb = group_filters(job, group) + first * job.size, job.filter_k
     y += (group * job.k + first) * job.size
     side = at_element(job.side, y - job.y, 1)
-    if job.few:
+    if job.uses_dots:
         job.fc.dots(y, job.place, x, job.row, unit.pixels, job.col, job.depth, job.run, b, n, gain, bias, side, job.flags)
         return
     while True:
@@ -366,9 +365,19 @@ cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc
             break
 
 
+cdef void pool_unit(const Job *job, const Unit *unit, const char *dense, fc_index first, fc_index n) noexcept nogil:
+    """Channels first .. first + n - 1 of the unit's results, dense[pixels][k], to their pool."""
+    cdef fc_index i, at
+    for i in range(unit.images):
+        at = (((unit.n0 + i) * job.yh + unit.r0 // 2) * job.yw + unit.q0 // 2) * job.k + first
+        job.fc.pool_windows(job.y + at * job.size, job.where + at if job.where != NULL else NULL, job.yw * job.k, job.k,
+                            dense + (i * unit.rows * unit.columns * job.k + first) * job.size, unit.columns * job.k, job.k,
+                            min(unit.rows, 2 * job.yh - unit.r0), min(unit.columns, 2 * job.yw - unit.q0), n)
+
+
 cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept nogil:
     cdef Unit unit = open_unit(job, task // job.groups, 0, buffer)
-    cdef fc_index first, n, group = task % job.groups, all_panels = job.channel_groups * job.panels.count, i, item, at
+    cdef fc_index first, group = task % job.groups, all_panels = job.channel_groups * job.panels.count, item
     cdef fc_index first_item = group * all_panels // job.groups, last_item = (group + 1) * all_panels // job.groups
     cdef fc_index p = 0
     cdef char *dense = buffer + job.buffer_bytes
@@ -384,54 +393,54 @@ cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept n
             break
     if job.pools:  # of one group of channels
         first = panel_start(&job.panels, first_item)
-        n = panel_channels(&job.panels, first, panel_start(&job.panels, last_item))
-        for i in range(unit.images):
-            at = (((unit.n0 + i) * job.yh + unit.r0 // 2) * job.yw + unit.q0 // 2) * job.k + first
-            job.fc.pool_windows(job.y + at * job.size, job.where + at if job.where != NULL else NULL, job.yw * job.k, job.k,
-                                dense + (i * unit.rows * unit.columns * job.k + first) * job.size, unit.columns * job.k, job.k,
-                                min(unit.rows, 2 * job.yh - unit.r0), min(unit.columns, 2 * job.yw - unit.q0), n)
+        pool_unit(job, &unit, dense, first, panel_channels(&job.panels, first, panel_start(&job.panels, last_item)))
 
 
-cdef void few_part(const Job *job, fc_index part, char *buffer) noexcept nogil:
-    """One part of the window's elements, of all filters: the first one's sums go into the result."""
-    cdef Unit unit = open_unit(job, 0, 0, buffer)
+cdef void few_part(const Job *job, const Unit *unit, char *y, char *sums, fc_index part) noexcept nogil:
+    """The products of one part of the window's elements and all filters: the first part's into the result."""
     cdef fc_index p0 = part * job.depth // job.few_parts, p1 = (part + 1) * job.depth // job.few_parts, i
     cdef fc_index[FEW_PIXELS] row
     for i in range(unit.pixels):
         row[i] = i * job.k
-    job.fc.few_rows(job.y if part == 0 else job.sums + (part - 1) * unit.pixels * job.k * job.size,
-                    job.place if part == 0 else row, unit.x, job.row, unit.pixels, job.col + p0, p1 - p0,
-                    job.filters + p0 * job.filter_k * job.size, job.filter_k, job.k)
+    job.fc.few_rows(y if part == 0 else sums + (part - 1) * unit.pixels * job.k * job.size, job.place if part == 0 else row,
+                    unit.x, job.row, unit.pixels, job.col + p0, p1 - p0, job.filters + p0 * job.filter_k * job.size,
+                    job.filter_k, job.k)
 
 
-cdef void finish_sums(const Job *job, fc_index pixels, fc_index panel) noexcept nogil:
+cdef void finish_few(const Job *job, const Unit *unit, char *y, const char *sums, fc_index panel) noexcept nogil:
     """Adds one panel of the parts, in order; then what gemm does behind a product, here of no element."""
     cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first, part, i
     cdef fc_index n = panel_channels(&job.panels, first, first + width)
+    y += first * job.size
     for part in range(1, job.few_parts):
-        for i in range(pixels):
-            job.fc.add(job.y + (job.place[i] + first) * job.size,
-                       job.sums + (((part - 1) * pixels + i) * job.k + first) * job.size, n)
-    job.fc.gemm(job.y + first * job.size, job.place, job.y, job.row, pixels, job.col, 0, job.filters, 0, width // job.fc.vl, n,
-                at_element(job.gain, first, job.size), at_element(job.bias, first, job.size),
-                at_element(job.side, first, job.size), FC_ACCUMULATE | job.flags)
+        for i in range(unit.pixels):
+            job.fc.add(y + job.place[i] * job.size, sums + (((part - 1) * unit.pixels + i) * job.k + first) * job.size, n)
+    if job.flags:
+        job.fc.gemm(y, job.place, y, job.place, unit.pixels, job.col, 0, job.filters, 0, width // job.fc.vl, n,
+                    at_element(job.gain, first, job.size), at_element(job.bias, first, job.size),
+                    at_element(job.side, first, job.size), FC_ACCUMULATE | job.flags)
 
 
 cdef int correlate_few(Job *job, int num_threads) except -1:
-    """The result for few pixels of a single unit: the filters are read where they lie."""
-    cdef fc_index i, pixels = job.images * job.rows * job.columns, sum_bytes
+    """The result for the few pixels of a single unit: the filters are read where they lie."""
+    cdef fc_index i, sum_bytes
+    cdef Unit unit
     cdef Block block
-    cdef char *data
+    cdef char *y
+    cdef char *sums
     job.few_parts = max(1, min(TASKS, job.depth // LEAST_PART))
-    sum_bytes = whole_lines((job.few_parts - 1) * pixels * job.k * job.size)
-    block = scratch(sum_bytes + num_threads * job.buffer_bytes)
-    data = block.data
-    job.sums = data
+    sum_bytes = whole_lines(FEW_PIXELS * job.k * job.size)
+    block = scratch(job.buffer_bytes + job.few_parts * sum_bytes)
+    unit = open_unit(job, 0, 0, block.data)
+    y = block.data + job.buffer_bytes if job.pools else job.y
+    sums = block.data + job.buffer_bytes + sum_bytes
     with nogil, parallel(num_threads=num_threads):
         for i in prange(job.few_parts, schedule="static"):
-            few_part(job, i, data + sum_bytes + threadid() * job.buffer_bytes)
+            few_part(job, &unit, y, sums, i)
         for i in prange(job.panels.count, schedule="static"):
-            finish_sums(job, pixels, i)
+            finish_few(job, &unit, y, sums, i)
+    if job.pools:
+        pool_unit(job, &unit, y, 0, job.k)
     return 0
 
 
@@ -445,16 +454,15 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     tasks = job.units * job.groups
     run = run_of_tasks(tasks, num_threads)
     job.run = job.x.c * job.u.taps if job.u.extent == job.u.taps and job.x.pixel == job.x.c else job.x.c
-    job.few = FEW * job.k <= job.fc.vl <= job.run
+    job.uses_dots = FEW * job.k <= job.fc.vl <= job.run
     pixels = job.x.n * job.v.count * job.u.count
     if job.transposed and taps == 1 and pixels <= DOTS_PIXELS and job.filter_k == job.x.c:
-        job.few, pack_tasks = True, 0
-    if pixels <= FEW_PIXELS and job.depth and job.units == job.channel_groups == 1 and not (
-            job.few or job.transposed or job.pools):
+        job.uses_dots, pack_tasks = True, 0
+    if pixels <= FEW_PIXELS and job.depth and job.units == job.channel_groups == 1 and not (job.uses_dots or job.transposed):
         return correlate_few(job, num_threads)
     paged = job.filter_k * job.size >= PAGE_BYTES and job.fc.max_vectors * job.fc.vl * job.size >= LEAST_ROW_BYTES
-    job.in_place = not job.few and not job.transposed and paged and pixels <= PAGED_PIXELS
-    job.packs_own = not job.few and not job.in_place and job.units <= OWN_UNITS
+    job.in_place = not job.uses_dots and not job.transposed and paged and pixels <= PAGED_PIXELS
+    job.packs_own = not job.uses_dots and not job.in_place and job.units <= OWN_UNITS
     if job.packs_own:
         pack_tasks = 0
     job.stretch = job.depth
@@ -473,7 +481,7 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     block = scratch(packed_bytes + num_threads * thread_bytes)
     data = block.data
     job.packed = data
-    if job.few and not pack_tasks:
+    if job.uses_dots and not pack_tasks:
         job.packed = <char *>job.filters + (job.v.tap[0] * job.filter_w + job.u.tap[0]) * job.k * job.filter_k * job.size
     with nogil, parallel(num_threads=num_threads):
         for i in prange(pack_tasks, schedule="static"):
