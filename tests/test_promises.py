@@ -38,9 +38,8 @@ def every_operation(n, dtype=np.float32):
         yield y
         yield nn.conv2d_backprop_input(x.shape, w, y, *how, algorithm=algorithm)
         yield nn.conv2d_backprop_filter(x, w.shape, y, *how, algorithm=algorithm)
-    yield nn.conv2d(
-        normal(1, 2, n % 2 + 1, 131, dtype=dtype), normal(3, 3, 131, 70, dtype=dtype), 1, "SAME"
-    )  # few pixels
+    few_pixels, kernel = normal(1, 2, n % 2 + 1, 131, dtype=dtype), normal(3, 3, 131, 70, dtype=dtype)
+    yield nn.conv2d(few_pixels, kernel, 1, "SAME")
     for groups, filters in ((3, 69), (9, 18)):
         how, kernel = (1, "SAME"), normal(3, 3, 9 // groups, filters, dtype=dtype)
         y = nn.conv2d(x, kernel, *how, groups=groups)
