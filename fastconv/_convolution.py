@@ -19,8 +19,6 @@ _POINT = geometry.axis(1, 1, 1, 1, "VALID")
 
 # A depthwise multiply-add waits for memory: it takes about as long as so many of a dense convolution.
 _DEPTHWISE = 8
-# So does each element of the filters, which few pixels cannot hide; as nn.PASS.
-_FILTER = 16
 
 
 class Convolution:
@@ -146,7 +144,7 @@ class Convolution:
         calls = [{"groups": self.groups}]
         if self.groups > 1 and _algorithms.winograd(*self._choice, computes):
             calls = [{"group": group, "groups": self.groups} for group in range(self.groups)]
-        work = self.multiply_adds + _FILTER * math.prod(self.filter_shape)
+        work = self.multiply_adds + threads.PASS * math.prod(self.filter_shape)
         return threads.resolve(num_threads, work // len(calls)), calls
 
     def _setting(

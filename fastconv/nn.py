@@ -30,8 +30,8 @@ from fastconv._kernels import memory
 from fastconv._kernels import norm as _norm
 from fastconv._kernels import pool as _pool
 
-# What a memory-bound pass costs per element, in multiply-adds of the convolution kernels (see threads.GRAIN).
-PASS = 16
+# What passes cost per element, in multiply-adds of the convolution kernels (see threads.GRAIN).
+PASS = threads.PASS
 RANDOM_PASS = 64
 LRN_PASS = 64
 

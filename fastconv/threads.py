@@ -27,6 +27,9 @@ from fastconv._kernels import dispatch
 # Multiply-adds that are worth a thread: about 20 microseconds of one core, some times the cost of waking
 # another.
 GRAIN = 1 << 20
+# What an element that comes from memory costs, in multiply-adds: of a pass over an array, of the filters
+# that few pixels wait for.
+PASS = 16
 
 # Whatever is asked for: each thread has scratch memory of its own, and the runtime aborts where it cannot
 # start one.
