@@ -71,7 +71,7 @@ class Conv(NamedTuple):
         """Whether fastconv, left to itself, computes it with Winograd's algorithm."""
         channels = (self.channels // self.groups, self.filters // self.groups)
         sizes = (self.images, self.axis, self.axis, *channels)
-        return _algorithms.winograd(None, *sizes, COMPUTES[op])
+        return _algorithms.winograd(_algorithms.current(), *sizes, COMPUTES[op])
 
     def executed_gflop(self, op: str) -> float:
         """What fastconv computes of it, in 1e9: the products of Winograd's tiles, or the plain sum."""

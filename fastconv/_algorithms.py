@@ -65,8 +65,30 @@ def current() -> str:
     return _context.get() or _environment()
 
 
+def chosen(algorithm: str | None) -> str:
+    """What a call with this `algorithm` argument (or None) takes, here and now."""
+    return current() if algorithm is None else arguments.choice("algorithm", algorithm, ALGORITHMS)
+
+
+def winograd_applies(vertical: Axis, horizontal: Axis) -> bool:
+    """Whether Winograd's algorithm is there for such a convolution."""
+    steps = vertical.stride, vertical.dilation, horizontal.stride, horizontal.dilation
+    return (vertical.kernel, horizontal.kernel) in KERNELS and steps == (1, 1, 1, 1)
+
+
+def check_winograd(vertical: Axis, horizontal: Axis) -> None:
+    """ValueError where it is not, although the call asks for it."""
+    if not winograd_applies(vertical, horizontal):
+        raise ValueError(
+            'algorithm "winograd" needs a filter of 3x3, 5x5, 1x3, 3x1, 1x5 or 5x1, stride 1 and no '
+            f"dilation, not {vertical.kernel}x{horizontal.kernel}, "
+            f"strides {vertical.stride, horizontal.stride}, "
+            f"dilations {vertical.dilation, horizontal.dilation}"
+        )
+
+
 def winograd(
-    algorithm: str | None,
+    algorithm: str,
     images: int,
     vertical: Axis,
     horizontal: Axis,
@@ -74,23 +96,13 @@ def winograd(
     filters: int,
     computes: str = "forward",
 ) -> bool:
-    """Whether to use Winograd's algorithm, given the call's `algorithm` argument (or None).
+    """Whether to use Winograd's algorithm, given one of ALGORITHMS.
 
     computes: "forward", "input_gradient" or "filter_gradient".
     """
-    wanted = current() if algorithm is None else arguments.choice("algorithm", algorithm, ALGORITHMS)
+    if algorithm != "auto" or not winograd_applies(vertical, horizontal):
+        return algorithm == "winograd" and winograd_applies(vertical, horizontal)
     axes = (vertical, horizontal)
-    fits = (vertical.kernel, horizontal.kernel) in KERNELS
-    fits = fits and all(axis.stride == axis.dilation == 1 for axis in axes)
-    if algorithm == "winograd" and not fits:
-        raise ValueError(
-            'algorithm "winograd" needs a filter of 3x3, 5x5, 1x3, 3x1, 1x5 or 5x1, stride 1 and no '
-            f"dilation, not {vertical.kernel}x{horizontal.kernel}, "
-            f"strides {vertical.stride, horizontal.stride}, "
-            f"dilations {vertical.dilation, horizontal.dilation}"
-        )
-    if wanted != "auto" or not fits:
-        return fits and wanted == "winograd"
     tiled = [axis.size if computes == "input_gradient" else axis.out for axis in axes]
     cuts = [_winograd.cut(pixels, axis.kernel) for pixels, axis in zip(tiled, axes, strict=True)]
     gain = math.prod(axis.out * axis.kernel for axis in axes) / math.prod(products for _, products in cuts)

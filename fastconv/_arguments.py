@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ def arrays(**named: tuple[ArrayLike, int]) -> list[NDArray]:
 
     Integers and float16 count as float32; otherwise NumPy's promotion decides.
     """
+    if _are_ready(named.values()):
+        return [value for value, _ in named.values()]
     found = []
     for name, (value, ndim) in named.items():
         a = as_array(name, value)
@@ -56,6 +58,19 @@ def arrays(**named: tuple[ArrayLike, int]) -> list[NDArray]:
     dtype = FLOATS[1] if double else FLOATS[0]
     found = [np.asarray(a, dtype, order="C") for a in found]
     return [a if a.flags.aligned else a.copy() for a in found]
+
+
+def _are_ready(given: Iterable[tuple[ArrayLike, int]]) -> bool:
+    """Whether all values are such arrays already, as most are: the checks one by one take longer than a small
+    operation."""
+    dtype = None
+    for value, ndim in given:
+        if type(value) is not np.ndarray or value.ndim != ndim or not value.flags.carray:
+            return False
+        dtype = dtype or value.dtype
+        if value.dtype is not dtype:
+            return False
+    return dtype is FLOATS[0] or dtype is FLOATS[1]
 
 
 def array(name: str, value: ArrayLike) -> NDArray:
@@ -92,6 +107,9 @@ def listed(name: str, value: Any, or_none: bool = False) -> list | None:
 def pair(name: str, value: IntOrInts) -> tuple[int, int]:
     """A whole number of at least 1 for (height, width): given as one number, one for each, or TensorFlow's
     four."""
+    height, width = value if type(value) is tuple and len(value) == 2 else (value, value)
+    if type(height) is type(width) is int and 1 <= height < MOST_PIXELS and 1 <= width < MOST_PIXELS:
+        return height, width
     numbers = _listed(value)
     if numbers is None:
         numbers = [value]
@@ -119,9 +137,10 @@ def pair(name: str, value: IntOrInts) -> tuple[int, int]:
 def padding(value: Padding) -> tuple[geometry.Padding, geometry.Padding]:
     """The padding of (height, width), as fastconv.geometry takes it."""
     if isinstance(value, str):
-        if value.upper() not in ("SAME", "VALID"):
+        name = value.upper()
+        if name not in ("SAME", "VALID"):
             raise ValueError(f'padding must be "SAME", "VALID" or explicit, not {value!r}')
-        return value.upper(), value.upper()
+        return name, name
     try:
         (n0, n1), vertical, horizontal, (c0, c1) = (tuple(operator.index(p) for p in ends) for ends in value)
         ((_, _), (_, _)) = vertical, horizontal

@@ -23,7 +23,7 @@ import numpy as np
 
 from fastconv import _arguments as arguments
 from fastconv import _windows, nn, threads
-from fastconv._convolution import Convolution
+from fastconv._convolution import Convolution, plan
 from fastconv._kernels import elementwise, memory
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ class ConvPool:
 
     def __init__(self, conv: Conv2D, pool: MaxPooling2D, dropout: Dropout | None = None) -> None:
         self.conv, self.pool, self.dropout = conv, pool, dropout
-        self._planned: tuple[Any, ...] = (None,)
 
     @staticmethod
     def length(layers: Sequence[Layer]) -> int:
@@ -83,8 +82,10 @@ class ConvPool:
     def __call__(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         conv, weights = self.conv, self.conv.owned_weights()
         x, w = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4))
-        convolution, shape = self._plan(x.shape, w.shape)
-        y = memory.empty(shape, x.dtype)
+        convolution = _plan(conv, x.shape, w.shape)
+        n, *image = convolution.output_shape
+        vertical, horizontal = _windows.pooling((n, *image), 2, 2, self.pool.padding, "x")
+        y = memory.empty((n, vertical.out, horizontal.out, image[2]), x.dtype)
         where = memory.empty(y.shape, np.uint8) if training else None
         convolution.forward(y, x, w, weights.get("bias"), relu=True, pools=True, where=where)
         if where is None:
@@ -118,18 +119,6 @@ class ConvPool:
 
         return y, backward
 
-    def _plan(
-        self, shape: tuple[int, ...], filter_shape: tuple[int, ...]
-    ) -> tuple[Convolution, tuple[int, ...]]:
-        """The convolution and the shape of its pool; of the last input's shape it is still there."""
-        planned = self._planned
-        if planned[0] != shape:
-            convolution = _convolution(self.conv, shape, filter_shape)
-            n, h, w, k = convolution.output_shape
-            windows = _windows.pooling((n, h, w, k), 2, 2, self.pool.padding, "x")
-            planned = self._planned = shape, convolution, (n, *(axis.out for axis in windows), k)
-        return planned[1], planned[2]
-
 
 class ConvNorm:
     """A Conv2D without activation, the BatchNormalization behind it, and perhaps a ReLU.
@@ -141,7 +130,6 @@ class ConvNorm:
     def __init__(self, conv: Conv2D, norm: BatchNormalization, relu: Layer | None = None) -> None:
         self.conv, self.norm = conv, norm
         self.activation = None if relu is None else "relu"
-        self._planned: tuple[Any, ...] = (None,)
 
     @staticmethod
     def length(layers: Sequence[Layer]) -> int:
@@ -177,10 +165,7 @@ class ConvNorm:
         weights = self.conv.owned_weights()
         given = {} if side_input is None else {"side_input": (side_input, 4)}
         x, w, *rest = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4), **given)
-        planned = self._planned  # once: another thread may replace it
-        if planned[0] != x.shape:
-            planned = self._planned = x.shape, _convolution(self.conv, x.shape, w.shape)
-        convolution = planned[1]
+        convolution = _plan(self.conv, x.shape, w.shape)
         gain, offset = self.norm.line(weights.get("bias", 0))
         gain, offset = gain.astype(x.dtype), offset.astype(x.dtype)
         y = memory.empty(convolution.output_shape, x.dtype)
@@ -260,8 +245,8 @@ class ResidualRelu:
         return y
 
 
-def _convolution(conv: Conv2D, shape: tuple[int, ...], filter_shape: tuple[int, ...]) -> Convolution:
-    return Convolution(shape, filter_shape, conv.strides, conv.padding, conv.dilation_rate)
+def _plan(conv: Conv2D, shape: tuple[int, ...], filter_shape: tuple[int, ...]) -> Convolution:
+    return plan(shape, filter_shape, conv.strides, conv.padding, conv.dilation_rate)
 
 
 def _drop(y: np.ndarray, where: np.ndarray, rate: float, seed: int) -> float:

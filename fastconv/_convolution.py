@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastconv import _algorithms, _windows, geometry, threads
+from fastconv import _arguments as arguments
 from fastconv._arguments import IntOrInts, Padding
 from fastconv._kernels import conv2d as _direct
 from fastconv._kernels import depthwise as _depthwise
@@ -21,10 +24,55 @@ _POINT = geometry.axis(1, 1, 1, 1, "VALID")
 _DEPTHWISE = 8
 
 
-class Convolution:
-    """Of images `shape` [N, H, W, C] with filters `filter_shape` [h, w, C / groups, K].
+def plan(
+    shape: tuple[int, ...],
+    filter_shape: tuple[int, ...],
+    strides: IntOrInts,
+    padding: Padding,
+    dilations: IntOrInts,
+    algorithm: str | None = None,
+    *,
+    groups: int = 1,
+    names: tuple[str, str] = ("input", "filters"),
+) -> Convolution:
+    """The convolution of images `shape` [N, H, W, C] with filters `filter_shape` [h, w, C / groups, K].
 
     names: of these two in error messages.
+    """
+    ends, steps = arguments.padding(padding), arguments.pair("strides", strides)
+    gaps, taken = arguments.pair("dilations", dilations), _algorithms.chosen(algorithm)
+    return _kept(shape, filter_shape, steps, ends, gaps, taken, algorithm is not None, groups, names)
+
+
+@functools.lru_cache(_windows.KEPT)
+def _kept(
+    shape: tuple[int, ...],
+    filter_shape: tuple[int, ...],
+    strides: _windows.Pair,
+    padding: tuple[geometry.Padding, geometry.Padding],
+    dilations: _windows.Pair,
+    algorithm: str,
+    insists: bool,
+    groups: int,
+    names: tuple[str, str],
+) -> Convolution:
+    axes = _windows.convolution(shape, filter_shape, strides, padding, dilations, *names, groups=groups)
+    if insists and algorithm == "winograd":
+        _algorithms.check_winograd(*axes)  # an error even where nothing is computed
+    return Convolution(shape[0], *axes, filter_shape, groups, algorithm)
+
+
+class _Pass(NamedTuple):
+    """What the geometry says of one of a convolution's three passes."""
+
+    driver: ModuleType
+    calls: list[tuple[geometry.Sweep, geometry.Sweep, dict[str, int]]]  # of the driver; the groups' keywords
+    work: int  # of a call, in multiply-adds
+    dense: bool  # its images and filters are seen as 1x1
+
+
+class Convolution:
+    """Of so many images along two axes, with filters `filter_shape` [h, w, C / groups, K].
 
     `algorithm` is chosen for one group. Groups of one input channel have a driver of their own unless it is
     Winograd's, which takes all groups one after another.
@@ -36,28 +84,17 @@ class Convolution:
 
     def __init__(
         self,
-        shape: tuple[int, ...],
+        images: int,
+        vertical: geometry.Axis,
+        horizontal: geometry.Axis,
         filter_shape: tuple[int, ...],
-        strides: IntOrInts,
-        padding: Padding,
-        dilations: IntOrInts,
-        algorithm: str | None = None,
-        *,
-        groups: int = 1,
-        names: tuple[str, str] = ("input", "filters"),
+        groups: int,
+        algorithm: str,
     ) -> None:
-        v, u = _windows.convolution(shape, filter_shape, strides, padding, dilations, *names, groups=groups)
-        self.vertical, self.horizontal, self.groups = v, u, groups
-        self.filter_shape = tuple(filter_shape)
-        self.output_shape = (shape[0], v.out, u.out, filter_shape[3])
-        self.multiply_adds = math.prod(self.output_shape) * math.prod(filter_shape[:3])
-        # A window that is the image is a dense layer, a 1x1 image of more channels: no border to skip.
-        whole = all(axis.size == axis.kernel and axis.before == axis.after == 0 for axis in (v, u))
-        self._dense = whole and groups == 1
-        self._choice = (algorithm, shape[0], v, u, filter_shape[2], filter_shape[3] // groups)
-        # What does not apply is an error even where nothing is computed.
-        winograd = _algorithms.winograd(*self._choice)
-        self._depthwise = groups > 1 and filter_shape[2] == 1 and filter_shape[3] > 0 and not winograd
+        self.axes, self.filter_shape, self.groups = (vertical, horizontal), filter_shape, groups
+        self.output_shape = (images, vertical.out, horizontal.out, filter_shape[3])
+        self._choice = (algorithm, images, *self.axes, filter_shape[2], filter_shape[3] // groups)
+        self._passes: dict[str, _Pass] = {}
 
     def forward(
         self,
@@ -78,16 +115,15 @@ class Convolution:
         gain [K]: of each filter, before the bias. side: of y's shape, added behind it; with `pools` there is
         none. Neither is there for groups of one channel.
         """
-        n, calls = self._calls("forward", num_threads)
+        this = self._pass("forward")
+        n = threads.resolve(num_threads, this.work)
         if not y.size:
             return
-        driver, (v, u), x, filters = self._setting("forward", x, filters)
-        how = (bias, relu, geometry.forward_sweep(v), geometry.forward_sweep(u), False, n)
-        if self._depthwise:
-            driver.correlate(y, x, filters, *how)
-            return
-        for group in calls:
-            driver.correlate(y, x, filters, *how, gain=gain, side=side, pools=pools, where=where, **group)
+        if this.dense:
+            x, filters = _as_pixels(x), _as_one_tap(filters)
+        more = {} if this.driver is _depthwise else dict(gain=gain, side=side, pools=pools, where=where)
+        for v, u, group in this.calls:
+            this.driver.correlate(y, x, filters, bias, relu, v, u, False, n, **more, **group)
 
     def input_gradient(
         self,
@@ -101,20 +137,16 @@ class Convolution:
         unpool: tuple[NDArray, float] | None = None,
     ) -> None:
         """dx [N, H, W, C]; bias [C] and relu on top make it a transposed convolution."""
-        n, calls = self._calls("input_gradient", num_threads)
-        pooled = self._pooled(unpool)
+        this = self._pass("input_gradient")
+        n = threads.resolve(num_threads, this.work)
         if not dx.size:
             return
-        driver, axes, dx, filters = self._setting("input_gradient", dx, filters)
-        if bias is not None and self._dense:
-            bias = np.tile(bias, dx.shape[3] // len(bias))
-        for v in geometry.input_gradient_sweeps(axes[0]):
-            for u in geometry.input_gradient_sweeps(axes[1]):
-                if self._depthwise:
-                    driver.correlate(dx, dy, filters, None, False, v, u, True, n)
-                    continue
-                for group in calls:
-                    driver.correlate(dx, dy, filters, bias, relu, v, u, True, n, unpool=pooled, **group)
+        if this.dense:
+            dx, filters = _as_pixels(dx), _as_one_tap(filters)
+            bias = None if bias is None else np.tile(bias, dx.shape[3] // len(bias))
+        more = {} if this.driver is _depthwise else dict(unpool=self._pooled(unpool))
+        for v, u, group in this.calls:
+            this.driver.correlate(dx, dy, filters, bias, relu, v, u, True, n, **more, **group)
 
     def filter_gradient(
         self,
@@ -125,41 +157,54 @@ class Convolution:
         *,
         unpool: tuple[NDArray, float] | None = None,
     ) -> None:
-        n, calls = self._calls("filter_gradient", num_threads)
+        this = self._pass("filter_gradient")
+        n = threads.resolve(num_threads, this.work)
         if not (x.size and dy.size):
             dw.fill(0)
             return
-        driver, (v, u), x, dw = self._setting("filter_gradient", x, dw)
-        sweeps = geometry.forward_sweep(v), geometry.forward_sweep(u)
-        if self._depthwise:
-            driver.filter_gradient(dw, x, dy, *sweeps, n)
-            return
-        for group in calls:
-            driver.filter_gradient(dw, x, dy, *sweeps, n, unpool=self._pooled(unpool), **group)
+        if this.dense:
+            x, dw = _as_pixels(x), _as_one_tap(dw)
+        more = {} if this.driver is _depthwise else dict(unpool=self._pooled(unpool))
+        for v, u, group in this.calls:
+            this.driver.filter_gradient(dw, x, dy, v, u, n, **more, **group)
 
-    def _calls(self, computes: str, num_threads: int | None) -> tuple[int, list[dict[str, int]]]:
-        """The number of threads, and the groups' keywords of each call of the driver."""
-        if self._depthwise:
-            return threads.resolve(num_threads, _DEPTHWISE * self.multiply_adds), [{}]
-        calls = [{"groups": self.groups}]
-        if self.groups > 1 and _algorithms.winograd(*self._choice, computes):
-            calls = [{"group": group, "groups": self.groups} for group in range(self.groups)]
-        work = self.multiply_adds + threads.PASS * math.prod(self.filter_shape)
-        return threads.resolve(num_threads, work // len(calls)), calls
+    def _pass(self, computes: str) -> _Pass:
+        """One pass; found at its first call."""
+        if computes not in self._passes:
+            self._passes[computes] = self._find_pass(computes)
+        return self._passes[computes]
 
-    def _setting(
-        self, computes: str, x: NDArray, filters: NDArray
-    ) -> tuple[ModuleType, tuple[geometry.Axis, geometry.Axis], NDArray, NDArray]:
-        """The driver of a pass, and the axes, images and filters as it shall see them."""
-        if self._depthwise:
-            return _depthwise, (self.vertical, self.horizontal), x, filters
+    def _find_pass(self, computes: str) -> _Pass:
+        axes, groups, filters = self.axes, [{"groups": self.groups}], math.prod(self.filter_shape)
+        multiply_adds = math.prod(self.output_shape[:3]) * filters
+        # A window that is the image is a dense layer, a 1x1 image of more channels: no border to skip.
+        dense = all(axis.size == axis.kernel and axis.before == axis.after == 0 for axis in axes)
         if _algorithms.winograd(*self._choice, computes):
-            return _winograd, (self.vertical, self.horizontal), x, filters
-        if self._dense:
-            window = math.prod(filters.shape[:3])
-            x, filters = x.reshape(len(x), 1, 1, window), filters.reshape(1, 1, window, filters.shape[3])
-            return _direct, (_POINT, _POINT), x, filters
-        return _direct, (self.vertical, self.horizontal), x, filters
+            driver, dense = _winograd, False
+            groups = [{"group": group, "groups": self.groups} for group in range(self.groups)]
+        elif self.groups > 1 and self.filter_shape[2] == 1 and self.filter_shape[3] > 0:
+            driver, dense, groups = _depthwise, False, [{}]
+            multiply_adds *= _DEPTHWISE
+        else:
+            driver, dense = _direct, dense and self.groups == 1
+            axes = (_POINT, _POINT) if dense else axes
+        work = (multiply_adds + threads.PASS * filters) // len(groups)
+        if computes == "input_gradient":
+            v_sweeps, u_sweeps = map(geometry.input_gradient_sweeps, axes)
+        else:
+            v_sweeps, u_sweeps = ([geometry.forward_sweep(axis)] for axis in axes)
+        calls = list(itertools.product(v_sweeps, u_sweeps, groups))
+        return _Pass(driver, calls, work, dense)
 
     def _pooled(self, unpool: tuple[NDArray, float] | None) -> tuple[Any, ...] | None:
-        return None if unpool is None else (*unpool, self.vertical.out, self.horizontal.out)
+        return None if unpool is None else (*unpool, *self.output_shape[1:3])
+
+
+def _as_pixels(images: NDArray) -> NDArray:
+    """[N, H, W, C] as [N, 1, 1, H * W * C]."""
+    return images.reshape(len(images), 1, 1, math.prod(images.shape[1:]))
+
+
+def _as_one_tap(filters: NDArray) -> NDArray:
+    """[h, w, C, K] as [1, 1, h * w * C, K]."""
+    return filters.reshape(1, 1, math.prod(filters.shape[:3]), filters.shape[3])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from fastconv import _arguments as arguments
 from fastconv import geometry
 from fastconv._arguments import IntOrInts, Padding
@@ -9,18 +11,25 @@ from fastconv._arguments import IntOrInts, Padding
 # A dilated filter that reaches over so many images sees little but padding, and would need room for it.
 MOST_REACH = 16
 
+# Geometries that are kept, of the last so many different calls: to find one takes longer than to compute a
+# small operation. The largest has some kilobytes.
+KEPT = 256
+
+Pair = tuple[int, int]
+Axes = tuple[geometry.Axis, geometry.Axis]
+
 
 def convolution(
     shape: tuple[int, ...],
     filter_shape: tuple[int, ...],
-    strides: IntOrInts,
-    padding: Padding,
-    dilations: IntOrInts,
+    strides: Pair,
+    padding: tuple[geometry.Padding, geometry.Padding],
+    dilations: Pair,
     input_name: str,
     filters_name: str = "filters",
     groups: int = 1,
-) -> tuple[geometry.Axis, geometry.Axis]:
-    """The vertical and the horizontal axis of a convolution, after all checks."""
+) -> Axes:
+    """The vertical and the horizontal axis of a convolution, after all checks but those of _arguments."""
     if min(filter_shape[:2]) < 1:
         raise ValueError(
             f"{filters_name} must have at least one tap in height and width, not shape {tuple(filter_shape)}"
@@ -34,39 +43,40 @@ def convolution(
             f"{filters_name} must have as many input channels (axis 2) as {input_name} has (axis 3)"
             f"{of_group}: {tuple(filter_shape)} against {tuple(shape)}"
         )
-    ends = arguments.padding(padding)
-    steps = arguments.pair("strides", strides)
-    gaps = arguments.pair("dilations", dilations)
-    return tuple(
-        _fit(
-            geometry.axis(shape[1 + i], filter_shape[i], steps[i], gaps[i], ends[i]),
-            name,
-            input_name,
-            filters_name,
-        )
-        for i, name in enumerate(("height", "width"))
+    vertical, horizontal = (
+        geometry.axis(shape[1 + i], filter_shape[i], strides[i], dilations[i], padding[i]) for i in range(2)
     )
+    _check_fit(vertical, "height", input_name, filters_name)
+    _check_fit(horizontal, "width", input_name, filters_name)
+    return vertical, horizontal
 
 
 def pooling(
     shape: tuple[int, ...], ksize: IntOrInts, strides: IntOrInts, padding: Padding, input_name: str
-) -> tuple[geometry.Axis, geometry.Axis]:
+) -> Axes:
     """The vertical and the horizontal axis of a pooling, after all checks."""
-    ends = arguments.padding(padding)
-    window = arguments.pair("ksize", ksize)
-    steps = arguments.pair("strides", strides)
-    axes = []
-    for i, name in enumerate(("height", "width")):
-        axis = _fit(geometry.axis(shape[1 + i], window[i], steps[i], 1, ends[i]), name, input_name, "ksize")
+    window, steps = arguments.pair("ksize", ksize), arguments.pair("strides", strides)
+    return _pooling(shape[1:3], window, steps, arguments.padding(padding), input_name)
+
+
+@functools.lru_cache(KEPT)
+def _pooling(
+    shape: Pair,
+    window: Pair,
+    strides: Pair,
+    padding: tuple[geometry.Padding, geometry.Padding],
+    input_name: str,
+) -> Axes:
+    axes = tuple(geometry.axis(shape[i], window[i], strides[i], 1, padding[i]) for i in range(2))
+    for axis, name in zip(axes, ("height", "width"), strict=True):
+        _check_fit(axis, name, input_name, "ksize")
         if axis.before >= axis.kernel or (axis.out - 1) * axis.stride - axis.before >= axis.size:
-            raise ValueError(
-                f"padding must leave every window a pixel of the image, unlike {arguments.show(padding)}"
-            )
-        axes.append(axis)
-    return tuple(axes)
+            given = [[0, 0], *map(list, padding), [0, 0]]  # explicit: SAME and VALID leave one
+            raise ValueError(f"padding must leave every window a pixel of the image, unlike {given}")
+    return axes
 
 
-def _fit(axis: geometry.Axis, name: str, input_name: str, window_name: str) -> geometry.Axis:
+def _check_fit(axis: geometry.Axis, name: str, input_name: str, window_name: str) -> None:
     reach = axis.dilation * (axis.kernel - 1) + 1
     if axis.size >= 1 and reach > MOST_REACH * (axis.size + axis.kernel):
         raise ValueError(
@@ -78,4 +88,3 @@ def _fit(axis: geometry.Axis, name: str, input_name: str, window_name: str) -> g
             f"{window_name} reaches over {reach} pixels of {name}, but {input_name} has only {axis.size} "
             f"(+ padding {axis.before} + {axis.after})"
         )
-    return axis

@@ -20,10 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastconv import _arguments as arguments
+from fastconv import _convolution, geometry, threads
 from fastconv import _windows as windows
-from fastconv import geometry, threads
 from fastconv._arguments import IntOrInts, Padding
-from fastconv._convolution import Convolution
 from fastconv._kernels import conv2d as _conv2d
 from fastconv._kernels import elementwise as _elementwise
 from fastconv._kernels import memory
@@ -95,7 +94,7 @@ def conv2d(
     named = {"input": (input, 4), "filters": (filters, 4)}
     x, w, *rest = arguments.arrays(**named) if bias is None else arguments.arrays(**named, bias=(bias, 1))
     groups = arguments.whole("groups", groups, 1)
-    convolution = Convolution(x.shape, w.shape, strides, padding, dilations, algorithm, groups=groups)
+    convolution = _convolution.plan(x.shape, w.shape, strides, padding, dilations, algorithm, groups=groups)
     if rest:
         arguments.same_shape("bias", rest[0], (w.shape[3],), "one number per filter")
     y = memory.empty(convolution.output_shape, x.dtype)
@@ -131,7 +130,7 @@ def conv2d_backprop_input(
     shape = arguments.sizes("input_sizes", input_sizes)
     w, dy = arguments.arrays(filters=(filters, 4), out_backprop=(out_backprop, 4))
     names, groups = ("input_sizes", "filters"), arguments.whole("groups", groups, 1)
-    convolution = Convolution(
+    convolution = _convolution.plan(
         shape, w.shape, strides, padding, dilations, algorithm, groups=groups, names=names
     )
     _check_gradient("out_backprop", dy, convolution.output_shape)
@@ -171,7 +170,7 @@ def conv2d_backprop_filter(
     shape = arguments.sizes("filter_sizes", filter_sizes)
     x, dy = arguments.arrays(input=(input, 4), out_backprop=(out_backprop, 4))
     names, groups = ("input", "filter_sizes"), arguments.whole("groups", groups, 1)
-    convolution = Convolution(
+    convolution = _convolution.plan(
         x.shape, shape, strides, padding, dilations, algorithm, groups=groups, names=names
     )
     _check_gradient("out_backprop", dy, convolution.output_shape)
@@ -296,7 +295,7 @@ def _depthwise(
     padding: Padding,
     dilations: IntOrInts,
     names: tuple[str, str],
-) -> Convolution:
+) -> _convolution.Convolution:
     """The grouped convolution that a depthwise one is; in memory its filters lie alike."""
     height, width, channels, multiplier = filter_shape
     if shape[3] != channels:
@@ -306,7 +305,9 @@ def _depthwise(
         )
     grouped = (height, width, min(channels, 1), channels * multiplier)
     groups = max(channels, 1)
-    return Convolution(shape, grouped, strides, padding, dilations, "direct", groups=groups, names=names)
+    return _convolution.plan(
+        shape, grouped, strides, padding, dilations, "direct", groups=groups, names=names
+    )
 
 
 def conv2d_transpose(
@@ -351,7 +352,7 @@ def conv2d_transpose(
     named = {"input": (input, 4), "filters": (filters, 4)}
     x, w, *rest = arguments.arrays(**named) if bias is None else arguments.arrays(**named, bias=(bias, 1))
     names = ("output_shape", "filters")
-    convolution = Convolution(shape, w.shape, strides, padding, dilations, algorithm, names=names)
+    convolution = _convolution.plan(shape, w.shape, strides, padding, dilations, algorithm, names=names)
     if x.shape != convolution.output_shape:
         raise ValueError(
             f"input must have shape {convolution.output_shape}, that of the convolution of an "

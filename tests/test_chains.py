@@ -11,7 +11,7 @@ from tolerances import assert_close
 
 import fastconv
 from fastconv import _chains as chains
-from fastconv._convolution import Convolution
+from fastconv._convolution import plan
 from fastconv.layers import (
     Activation,
     BatchNormalization,
@@ -329,7 +329,7 @@ def test_a_side_input_comes_behind_gain_and_bias_and_before_relu(filters, kernel
     w = rng.standard_normal((kernel, kernel, 30 // groups, filters)).astype(dtype)
     gain, bias = rng.standard_normal((2, filters)).astype(dtype)
     for algorithm in ("direct", "winograd") if kernel == 3 else ("direct",):
-        convolution = Convolution(x.shape, w.shape, 1, "SAME", 1, algorithm, groups=groups)
+        convolution = plan(x.shape, w.shape, 1, "SAME", 1, algorithm, groups=groups)
         side = 9 * rng.standard_normal(convolution.output_shape).astype(dtype)
         side[1, 2, 3, 1] = np.nan
         for how in ((bias, gain), (bias, None), (None, None)):

@@ -19,7 +19,7 @@ from tolerances import assert_close
 
 from fastconv import nn
 from fastconv import reference as ref
-from fastconv._convolution import Convolution
+from fastconv._convolution import plan
 from fastconv._kernels import dispatch
 
 DTYPES = [np.float32, np.float64]
@@ -212,8 +212,7 @@ def test_all_that_may_follow_the_sums_of_few_pixels(pixels, dtype):
     side = rng.standard_normal((1, 1, pixels, 70))
     x, w, gain, bias, side = (a.astype(dtype) for a in (x, w, gain, bias, side))
     y = np.empty_like(side)
-    convolution = Convolution(x.shape, w.shape, 1, "SAME", 1)
-    convolution.forward(y, x, w, bias, True, gain=gain, side=side)
+    plan(x.shape, w.shape, 1, "SAME", 1).forward(y, x, w, bias, True, gain=gain, side=side)
     exact = ref.conv2d(x.astype(np.float64), w.astype(np.float64), 1, "SAME")
     assert_close(y, np.maximum(exact * gain + bias + side, 0), tolerances.PRODUCT_SUM)
 
