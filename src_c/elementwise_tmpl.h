@@ -1,34 +1,45 @@
-/* Passes over flat arrays: plain loops that the compiler vectorizes.  The contracts stand in fastconv.h. */
+/* Passes over flat arrays.  What only writes its result claims the lines of it; other loops the compiler vectorizes by itself.
+ * The contracts stand in fastconv.h. */
+/* for each vector of y[n], from element i on; `left` elements, at least one. */
+#define FC_VECTORS(y, n) for (fc_index i = 0, left = (n); left > 0; FN(claim)((y) + i), i += VL, left -= VL)
+
 static void FN(relu)(void *y_, const void *x_, fc_index n)
 {
     T *y = y_;
     const T *x = x_;
-    for (fc_index i = 0; i < n; i++)
-        y[i] = x[i] < 0 ? 0 : x[i]; /* a NaN is not below 0 and stays */
+    FC_VECTORS(y, n)
+        FN(store_lanes)(y + i, FN(positive)(FN(load_lanes)(x + i, left)), left);
 }
 
 static void FN(relu_grad)(void *dx_, const void *dy_, const void *y_, fc_index n)
 {
     T *dx = dx_;
     const T *dy = dy_, *y = y_;
-    for (fc_index i = 0; i < n; i++)
-        dx[i] = y[i] > 0 ? dy[i] : 0;
+    FC_VECTORS(dx, n) {
+        const ivec passes = FN(load_lanes)(y + i, left) > (vec){0};
+        FN(store_lanes)(dx + i, (vec)(passes & (ivec)FN(load_lanes)(dy + i, left)), left);
+    }
 }
 
 static void FN(sigmoid_grad)(void *dx_, const void *y_, const void *dy_, fc_index n)
 {
     T *dx = dx_;
     const T *y = y_, *dy = dy_;
-    for (fc_index i = 0; i < n; i++)
-        dx[i] = dy[i] * (y[i] * (1 - y[i]));
+    FC_VECTORS(dx, n) {
+        const vec here = FN(load_lanes)(y + i, left);
+        FN(store_lanes)(dx + i, FN(load_lanes)(dy + i, left) * (here * ((T)1 - here)), left);
+    }
 }
 
 static void FN(tanh_grad)(void *dx_, const void *y_, const void *dy_, fc_index n)
 {
     T *dx = dx_;
     const T *y = y_, *dy = dy_;
-    for (fc_index i = 0; i < n; i++)
-        dx[i] = dy[i] * ((1 - y[i]) * (1 + y[i])); /* exact where y is near 1, unlike 1 - y * y */
+    FC_VECTORS(dx, n) {
+        const vec here = FN(load_lanes)(y + i, left);
+        /* Exact where y is near 1, unlike 1 - y * y. */
+        FN(store_lanes)(dx + i, FN(load_lanes)(dy + i, left) * (((T)1 - here) * ((T)1 + here)), left);
+    }
 }
 
 static void FN(add)(void *y_, const void *x_, fc_index n)
@@ -43,17 +54,17 @@ static void FN(sum)(void *y_, const void *a_, const void *b_, fc_index n)
 {
     T *y = y_;
     const T *a = a_, *b = b_;
-    for (fc_index i = 0; i < n; i++)
-        y[i] = a[i] + b[i];
+    FC_VECTORS(y, n)
+        FN(store_lanes)(y + i, FN(load_lanes)(a + i, left) + FN(load_lanes)(b + i, left), left);
 }
 
 static void FN(bias_add)(void *y_, const void *x_, const void *bias_, fc_index rows, fc_index c)
 {
     T *y = y_;
     const T *x = x_, *bias = bias_;
-    for (fc_index r = 0; r < rows; r++)
-        for (fc_index ch = 0; ch < c; ch++)
-            y[r * c + ch] = x[r * c + ch] + bias[ch];
+    for (fc_index r = 0; r < rows; r++, y += c, x += c)
+        FC_VECTORS(y, c)
+            FN(store_lanes)(y + i, FN(load_lanes)(x + i, left) + FN(load_lanes)(bias + i, left), left);
 }
 
 static void FN(column_sum)(void *sum_, const void *x_, fc_index rows, fc_index c)
@@ -108,3 +119,4 @@ static void FN(sgd)(void *p_, const void *g_, void *v_, fc_index n, double rate_
         p[i] += v[i];
     }
 }
+#undef FC_VECTORS

@@ -19,7 +19,7 @@ enum {
     FC_BIAS = 4,       /* add bias[j] */
     FC_SIDE = 8,       /* add side, which is addressed as y */
     FC_RELU = 16,      /* negative becomes 0, NaN stays */
-    FC_FAR = 32,       /* y is not in the cache: ask for it while the products are computed */
+    FC_FAR = 32,       /* y is not in the cache: ask for it before it is written */
 };
 
 /* Pooling by 2x2 windows leaves one byte per result for its gradient: the number of the pixel in its window (0 1 / 2 3) that the
@@ -86,7 +86,7 @@ typedef struct fc_kernels {
      *     winograd_filter  u = G g G^T       of taps x taps pixels tap[taps i + j][channel]; taps 2 .. 5
      *     winograd_result  y = A^T s A       m x m pixels y[i * y_row + j * y_pixel + channel], of which only the first
      *                                        height x width are written; m 2 .. 5; then FC_GAIN, FC_BIAS,
-     *                                        FC_SIDE, FC_RELU
+     *                                        FC_SIDE, FC_RELU; FC_FAR
      *
      * All of them know the first rows x columns points alone: 6 each way, or as few as 3 where fewer results are wanted.
      * Where rows or columns is 1, filters, tiles and points are lines along the other axis: 6 pixels, `taps` taps, m results.

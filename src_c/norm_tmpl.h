@@ -53,12 +53,14 @@ FC_INLINE void FN(normalize_rows)(T *restrict y, const T *restrict x, const T *r
                                   const T *restrict offset, const T *restrict side, fc_index rows, fc_index c, int relu)
 {
     for (fc_index r = 0; r < rows; r++)
-        for (fc_index ch = 0; ch < c; ch++) {
-            const fc_index at = r * c + ch;
-            T v = NORMAL(x[at], mean[ch], gain[ch], offset[ch]);
+        for (fc_index ch = 0; ch < c; ch += VL) {
+            const fc_index at = r * c + ch, lanes = c - ch;
+            vec v = NORMAL(FN(load_lanes)(x + at, lanes), FN(load_lanes)(mean + ch, lanes), FN(load_lanes)(gain + ch, lanes),
+                           FN(load_lanes)(offset + ch, lanes));
             if (side)
-                v += side[at];
-            y[at] = relu && v < 0 ? 0 : v;
+                v += FN(load_lanes)(side + at, lanes);
+            FN(claim)(y + at);
+            FN(store_lanes)(y + at, relu ? FN(positive)(v) : v, lanes);
         }
 }
 
@@ -135,10 +137,15 @@ FC_INLINE void FN(normalize_grad_rows)(T *restrict dx, const T *restrict dy, con
                                        const T *restrict tilt, fc_index rows, fc_index c)
 {
     for (fc_index r = 0; r < rows; r++)
-        for (fc_index ch = 0; ch < c; ch++) {
-            const fc_index at = r * c + ch;
-            const T g = !offset || NORMAL(x[at], mean[ch], gain[ch], offset[ch]) > 0 ? dy[at] : 0;
-            dx[at] = (g - level[ch] - (x[at] - mean[ch]) * tilt[ch]) * gain[ch];
+        for (fc_index ch = 0; ch < c; ch += VL) {
+            const fc_index at = r * c + ch, lanes = c - ch;
+            const vec value = FN(load_lanes)(x + at, lanes), centre = FN(load_lanes)(mean + ch, lanes);
+            const vec factor = FN(load_lanes)(gain + ch, lanes), slope = FN(load_lanes)(tilt + ch, lanes);
+            vec g = FN(load_lanes)(dy + at, lanes);
+            if (offset)
+                g = (vec)((ivec)g & (NORMAL(value, centre, factor, FN(load_lanes)(offset + ch, lanes)) > (vec){0}));
+            FN(claim)(dx + at);
+            FN(store_lanes)(dx + at, (g - FN(load_lanes)(level + ch, lanes) - (value - centre) * slope) * factor, lanes);
         }
 }
 

@@ -52,6 +52,7 @@ FC_INLINE void FN(pool_vector)(T *y, uint8_t *where, const T *x, fc_index x_row,
         return;
     }
     best = FN(choose)(ordered, best, FN(splat)((T)NAN));
+    FN(claim)(y);
     if (lanes < VL)
         FN(store_part)(y, best, lanes);
     else
@@ -143,8 +144,10 @@ FC_INLINE void FN(gather_vector)(fc_index h, fc_index w, int fresh, T *dx, const
         FN(store_part)(dx, sum, lanes);
     else if (stream)
         FN(stream)(dx, sum);
-    else
+    else {
+        FN(claim)(dx);
         FN(store)(dx, sum);
+    }
 }
 
 /* m pixels, `step` elements apart, of n channels each. */

@@ -44,5 +44,7 @@ static const int fc_max_rows[] = {0, 8, 8, 8, 6};
 static const int fc_max_rows[] = {0, 6, 4};
 #endif
 
+#define FC_LINE_BYTES 64 /* of a cache */
+
 #define FC_INLINE static inline __attribute__((always_inline))
 #define FC_NOINLINE __attribute__((noinline))

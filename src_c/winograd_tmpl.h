@@ -382,6 +382,11 @@ static void FN(winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_in
         columns = rows;
         rows = 1;
     }
+    if (flags & FC_FAR)
+        for (fc_index i = 0; i < to.height; i++)
+            for (fc_index j = 0; j < to.width; j++)
+                for (fc_index ch = 0; ch < n; ch += FC_LINE_BYTES / (fc_index)sizeof(T))
+                    __builtin_prefetch(to.y + i * to.y_row + j * to.y_pixel + ch, 1);
     switch (m) {
     case 2: FN(result_2)(&to, s, plane, n, rows, columns); break;
     case 3: FN(result_3)(&to, s, plane, n, rows, columns); break;
