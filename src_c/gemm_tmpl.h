@@ -16,7 +16,8 @@ FC_INLINE vec FN(finish)(vec v, const T *gain, const T *bias, const T *side, fc_
     return v;
 }
 
-/* A tile's results from its sums.  One function for all tiles: in each of them it would be most of the code. */
+/* A tile's results from its sums, where the last vector may be a part of one.  A single function for all tiles: in each of them it
+ * would be most of the code. */
 FC_NOINLINE static void FN(finish_tile)(T *y, const fc_index *yrow, const vec *sums, fc_index rows, fc_index vectors, fc_index n,
                                         const T *gain, const T *bias, const T *side, int flags)
 {
@@ -69,10 +70,19 @@ FC_INLINE void FN(products)(vec acc[14][4], const T *x, const fc_index *row, con
     }
 }
 
-FC_INLINE void FN(tile)(T *y, const fc_index *yrow, const T *x, const fc_index *row, const fc_index *col, fc_index k,
-                        const T *b, fc_index ldb, fc_index n, const T *gain, const T *bias, const T *side, int flags,
-                        int even, const int MR, const int NV)
+/* What all tiles of a product share. */
+typedef struct {
+    T *y;
+    const T *x, *b, *gain, *bias, *side;
+    const fc_index *col;
+    fc_index k, ldb, n;
+    int flags;
+} FN(product);
+
+FC_INLINE void FN(tile)(const FN(product) *of, const fc_index *yrow, const fc_index *row, int even, const int MR, const int NV)
 {
+    T *y = of->y;
+    const int flags = of->flags;
     vec acc[14][4];
 #pragma GCC unroll 14
     for (int i = 0; i < MR; i++)
@@ -87,36 +97,54 @@ FC_INLINE void FN(tile)(T *y, const fc_index *yrow, const T *x, const fc_index *
                 if (flags & FC_FAR)
                     __builtin_prefetch(y + yrow[i] + v * VL, 1);
                 if (flags & FC_SIDE)
-                    __builtin_prefetch(side + yrow[i] + v * VL);
+                    __builtin_prefetch(of->side + yrow[i] + v * VL);
             }
     if (MR > ADDRESSES && even)
-        FN(products)(acc, x, row, col, k, b, ldb, MR, NV, 1);
+        FN(products)(acc, of->x, row, of->col, of->k, of->b, of->ldb, MR, NV, 1);
     else
-        FN(products)(acc, x, row, col, k, b, ldb, MR, NV, 0);
+        FN(products)(acc, of->x, row, of->col, of->k, of->b, of->ldb, MR, NV, 0);
 
-    /* Whole vectors without more than a layer's bias and relu, or more sums, are finished in registers. */
-    if (!(flags & (flags & FC_ACCUMULATE ? ~(FC_ACCUMULATE | FC_FAR) : FC_GAIN | FC_SIDE)) && n >= NV * VL) {
+    /* Whole vectors are finished in registers. */
+    if (of->n >= NV * VL) {
+        if (flags & FC_ACCUMULATE)
+#pragma GCC unroll 14
+            for (int i = 0; i < MR; i++)
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; v++) {
-            if (flags & FC_BIAS) {
-                const vec biases = FN(load)(bias + v * VL);
+                for (int v = 0; v < NV; v++)
+                    acc[i][v] += FN(load)(y + yrow[i] + v * VL);
+        if (flags & FC_GAIN)
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; v++) {
+                const vec gains = FN(load)(of->gain + v * VL);
+#pragma GCC unroll 14
+                for (int i = 0; i < MR; i++)
+                    acc[i][v] *= gains;
+            }
+        if (flags & FC_BIAS)
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; v++) {
+                const vec biases = FN(load)(of->bias + v * VL);
 #pragma GCC unroll 14
                 for (int i = 0; i < MR; i++)
                     acc[i][v] += biases;
             }
-            if (flags & FC_RELU)
+        if (flags & FC_SIDE)
 #pragma GCC unroll 14
-                for (int i = 0; i < MR; i++)
-                    acc[i][v] = FN(positive)(acc[i][v]);
-        }
-#pragma GCC unroll 14
-        for (int i = 0; i < MR; i++) {
+            for (int i = 0; i < MR; i++)
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; v++) {
-                T *out = y + yrow[i] + v * VL;
-                FN(store)(out, flags & FC_ACCUMULATE ? acc[i][v] + FN(load)(out) : acc[i][v]);
-            }
-        }
+                for (int v = 0; v < NV; v++)
+                    acc[i][v] += FN(load)(of->side + yrow[i] + v * VL);
+        if (flags & FC_RELU)
+#pragma GCC unroll 14
+            for (int i = 0; i < MR; i++)
+#pragma GCC unroll 4
+                for (int v = 0; v < NV; v++)
+                    acc[i][v] = FN(positive)(acc[i][v]);
+#pragma GCC unroll 14
+        for (int i = 0; i < MR; i++)
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; v++)
+                FN(store)(y + yrow[i] + v * VL, acc[i][v]);
         return;
     }
     vec sums[14 * 4];
@@ -125,18 +153,15 @@ FC_INLINE void FN(tile)(T *y, const fc_index *yrow, const T *x, const fc_index *
 #pragma GCC unroll 4
         for (int v = 0; v < NV; v++)
             sums[i * NV + v] = acc[i][v];
-    FN(finish_tile)(y, yrow, sums, MR, NV, n, gain, bias, side, flags);
+    FN(finish_tile)(y, yrow, sums, MR, NV, of->n, of->gain, of->bias, of->side, flags);
 }
 
-typedef void FN(tile_fn)(T *, const fc_index *, const T *, const fc_index *, const fc_index *, fc_index, const T *, fc_index,
-                         fc_index, const T *, const T *, const T *, int, int);
+typedef void FN(tile_fn)(const FN(product) *, const fc_index *, const fc_index *, int);
 
 #define X(MR, NV)                                                                                                            \
-    static void FN(tile_##MR##x##NV)(T * y, const fc_index *yrow, const T *x, const fc_index *row, const fc_index *col,      \
-                                     fc_index k, const T *b, fc_index ldb, fc_index n, const T *gain, const T *bias,         \
-                                     const T *side, int flags, int even)                                                     \
+    static void FN(tile_##MR##x##NV)(const FN(product) * of, const fc_index *yrow, const fc_index *row, int even)            \
     {                                                                                                                        \
-        FN(tile)(y, yrow, x, row, col, k, b, ldb, n, gain, bias, side, flags, even, MR, NV);                                 \
+        FN(tile)(of, yrow, row, even, MR, NV);                                                                               \
     }
 FC_TILES(X)
 #undef X
@@ -158,6 +183,7 @@ static void FN(gemm)(void *y, const fc_index *yrow, const void *x, const fc_inde
                      fc_index k, const void *b, fc_index ldb, fc_index vectors, fc_index n, const void *gain, const void *bias,
                      const void *side, int flags)
 {
+    const FN(product) of = {y, x, b, gain, bias, side, col, k, ldb, n, flags};
     const fc_index max_rows = fc_max_rows[vectors];
     fc_index run = 0; /* of rows at even distances, from i on */
     for (fc_index i = 0, rows; i < m; i += rows, run -= rows) {
@@ -166,7 +192,7 @@ static void FN(gemm)(void *y, const fc_index *yrow, const void *x, const fc_inde
         const int even = run > ADDRESSES;
         const fc_index left = even ? run : m - i, most = even || max_rows < MOST_UNEVEN ? max_rows : MOST_UNEVEN;
         rows = left <= most ? left : left < 2 * most ? (left + 1) / 2 : most;
-        FN(tiles)[vectors][rows](y, yrow + i, x, row + i, col, k, b, ldb, n, gain, bias, side, flags, even);
+        FN(tiles)[vectors][rows](&of, yrow + i, row + i, even);
     }
 }
 

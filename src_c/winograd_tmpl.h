@@ -203,7 +203,12 @@ FC_INLINE void FN(filter_vector)(fc_index ch, fc_index lanes, const int rows, co
         if (i >= rows)
             break;
         FN(filter_points)(out, &t[0][i], 6, R);
-        FN(store_points)(u + i * 6 * plane + ch, plane, out, columns);
+        T *to = u + i * 6 * plane + ch;
+        FC_OPAQUE(to);
+#pragma GCC unroll 6
+        for (int j = 0; j < 6; j++) /* U goes to memory; a gradient's W does not, for which this costs 1% */
+            FN(claim)(to + j * plane);
+        FN(store_points)(to, plane, out, columns);
     }
 }
 
