@@ -14,7 +14,7 @@ import timing
 
 from fastconv import nn, reference
 
-TURNS = 5
+TURNS = 10
 
 ROWS = pytest.StashKey[list[report.Row]]()
 MACHINE = pytest.StashKey[list[str]]()
