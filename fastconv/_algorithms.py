@@ -100,8 +100,10 @@ def winograd(
 
     computes: "forward", "input_gradient" or "filter_gradient".
     """
-    if algorithm != "auto" or not winograd_applies(vertical, horizontal):
-        return algorithm == "winograd" and winograd_applies(vertical, horizontal)
+    if algorithm == "direct" or not winograd_applies(vertical, horizontal) or 0 in (channels, filters):
+        return False
+    if algorithm == "winograd":
+        return True
     axes = (vertical, horizontal)
     tiled = [axis.size if computes == "input_gradient" else axis.out for axis in axes]
     cuts = [_winograd.cut(pixels, axis.kernel) for pixels, axis in zip(tiled, axes, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -22,6 +23,9 @@ _POINT = geometry.axis(1, 1, 1, 1, "VALID")
 
 # A depthwise multiply-add waits for memory: it takes about as long as so many of a dense convolution.
 _DEPTHWISE = 8
+
+# Taps and strides of a convolution that is kept: each has an entry in a plan.
+_MOST_KEPT = 16
 
 
 def plan(
@@ -41,24 +45,29 @@ def plan(
     """
     ends, steps = arguments.padding(padding), arguments.pair("strides", strides)
     gaps, taken = arguments.pair("dilations", dilations), _algorithms.chosen(algorithm)
-    return _kept(shape, filter_shape, steps, ends, gaps, taken, algorithm is not None, groups, names)
+    small = max(*filter_shape[:2], *steps) <= _MOST_KEPT
+    find = _found if small else _found.__wrapped__
+    try:
+        convolution = find(shape, filter_shape, steps, ends, gaps, groups, taken)
+    except ValueError:
+        _windows.convolution(shape, filter_shape, steps, ends, gaps, groups, names)
+        raise
+    if algorithm == "winograd":
+        _algorithms.check_winograd(*convolution.axes)  # an error even where nothing is computed
+    return convolution
 
 
 @functools.lru_cache(_windows.KEPT)
-def _kept(
+def _found(
     shape: tuple[int, ...],
     filter_shape: tuple[int, ...],
     strides: _windows.Pair,
     padding: tuple[geometry.Padding, geometry.Padding],
     dilations: _windows.Pair,
-    algorithm: str,
-    insists: bool,
     groups: int,
-    names: tuple[str, str],
+    algorithm: str,
 ) -> Convolution:
-    axes = _windows.convolution(shape, filter_shape, strides, padding, dilations, *names, groups=groups)
-    if insists and algorithm == "winograd":
-        _algorithms.check_winograd(*axes)  # an error even where nothing is computed
+    axes = _windows.convolution(shape, filter_shape, strides, padding, dilations, groups)
     return Convolution(shape[0], *axes, filter_shape, groups, algorithm)
 
 
@@ -66,9 +75,20 @@ class _Pass(NamedTuple):
     """What the geometry says of one of a convolution's three passes."""
 
     driver: ModuleType
-    calls: list[tuple[geometry.Sweep, geometry.Sweep, dict[str, int]]]  # of the driver; the groups' keywords
+    vertical: list[geometry.Sweep]
+    horizontal: list[geometry.Sweep]
+    groups: int
     work: int  # of a call, in multiply-adds
     dense: bool  # its images and filters are seen as 1x1
+
+    def calls(self) -> Iterable[tuple[geometry.Sweep, geometry.Sweep, dict[str, int]]]:
+        """Of the driver: its sweeps, and its keywords for groups."""
+        keywords: list[dict[str, int]] = [{"groups": self.groups}]
+        if self.driver is _depthwise:
+            keywords = [{}]
+        elif self.driver is _winograd:
+            keywords = [{"group": group, "groups": self.groups} for group in range(self.groups)]
+        return itertools.product(self.vertical, self.horizontal, keywords)
 
 
 class Convolution:
@@ -122,7 +142,7 @@ class Convolution:
         if this.dense:
             x, filters = _as_pixels(x), _as_one_tap(filters)
         more = {} if this.driver is _depthwise else dict(gain=gain, side=side, pools=pools, where=where)
-        for v, u, group in this.calls:
+        for v, u, group in this.calls():
             this.driver.correlate(y, x, filters, bias, relu, v, u, False, n, **more, **group)
 
     def input_gradient(
@@ -145,7 +165,7 @@ class Convolution:
             dx, filters = _as_pixels(dx), _as_one_tap(filters)
             bias = None if bias is None else np.tile(bias, dx.shape[3] // len(bias))
         more = {} if this.driver is _depthwise else dict(unpool=self._pooled(unpool))
-        for v, u, group in this.calls:
+        for v, u, group in this.calls():
             this.driver.correlate(dx, dy, filters, bias, relu, v, u, True, n, **more, **group)
 
     def filter_gradient(
@@ -165,7 +185,7 @@ class Convolution:
         if this.dense:
             x, dw = _as_pixels(x), _as_one_tap(dw)
         more = {} if this.driver is _depthwise else dict(unpool=self._pooled(unpool))
-        for v, u, group in this.calls:
+        for v, u, group in this.calls():
             this.driver.filter_gradient(dw, x, dy, v, u, n, **more, **group)
 
     def _pass(self, computes: str) -> _Pass:
@@ -175,26 +195,22 @@ class Convolution:
         return self._passes[computes]
 
     def _find_pass(self, computes: str) -> _Pass:
-        axes, groups, filters = self.axes, [{"groups": self.groups}], math.prod(self.filter_shape)
-        multiply_adds = math.prod(self.output_shape[:3]) * filters
+        axes, filters = self.axes, math.prod(self.filter_shape)
+        work = (math.prod(self.output_shape[:3]) + threads.PASS) * filters
         # A window that is the image is a dense layer, a 1x1 image of more channels: no border to skip.
         dense = all(axis.size == axis.kernel and axis.before == axis.after == 0 for axis in axes)
         if _algorithms.winograd(*self._choice, computes):
-            driver, dense = _winograd, False
-            groups = [{"group": group, "groups": self.groups} for group in range(self.groups)]
+            driver, dense, work = _winograd, False, work // self.groups
         elif self.groups > 1 and self.filter_shape[2] == 1 and self.filter_shape[3] > 0:
-            driver, dense, groups = _depthwise, False, [{}]
-            multiply_adds *= _DEPTHWISE
+            driver, dense, work = _depthwise, False, work * _DEPTHWISE
         else:
             driver, dense = _direct, dense and self.groups == 1
             axes = (_POINT, _POINT) if dense else axes
-        work = (multiply_adds + threads.PASS * filters) // len(groups)
         if computes == "input_gradient":
-            v_sweeps, u_sweeps = map(geometry.input_gradient_sweeps, axes)
+            vertical, horizontal = map(geometry.input_gradient_sweeps, axes)
         else:
-            v_sweeps, u_sweeps = ([geometry.forward_sweep(axis)] for axis in axes)
-        calls = list(itertools.product(v_sweeps, u_sweeps, groups))
-        return _Pass(driver, calls, work, dense)
+            vertical, horizontal = ([geometry.forward_sweep(axis)] for axis in axes)
+        return _Pass(driver, vertical, horizontal, self.groups, work, dense)
 
     def _pooled(self, unpool: tuple[NDArray, float] | None) -> tuple[Any, ...] | None:
         return None if unpool is None else (*unpool, *self.output_shape[1:3])

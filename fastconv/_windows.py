@@ -25,11 +25,15 @@ def convolution(
     strides: Pair,
     padding: tuple[geometry.Padding, geometry.Padding],
     dilations: Pair,
-    input_name: str,
-    filters_name: str = "filters",
-    groups: int = 1,
+    groups: int,
+    names: tuple[str, str] = ("input", "filters"),
 ) -> Axes:
-    """The vertical and the horizontal axis of a convolution, after all checks but those of _arguments."""
+    """The vertical and the horizontal axis of a convolution, after all checks; the arguments as _arguments
+    gives them.
+
+    names: of input and filters in error messages.
+    """
+    input_name, filters_name = names
     if min(filter_shape[:2]) < 1:
         raise ValueError(
             f"{filters_name} must have at least one tap in height and width, not shape {tuple(filter_shape)}"

@@ -322,11 +322,13 @@ def test_a_convolution_adds_the_shortcut(case, dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("kernel", [1, 3])
-@pytest.mark.parametrize("filters", [3, 99])
+@pytest.mark.parametrize("filters", [3, 64, 99])
 def test_a_side_input_comes_behind_gain_and_bias_and_before_relu(filters, kernel, groups, dtype):
     rng = np.random.default_rng(filters)
-    x = rng.standard_normal((3, 7, 6, 30)).astype(dtype)
-    w = rng.standard_normal((kernel, kernel, 30 // groups, filters)).astype(dtype)
+    channels = 30 if kernel == 3 else 630  # more than one block of the product's
+    filters = filters // groups * groups
+    x = rng.standard_normal((3, 7, 6, channels)).astype(dtype)
+    w = rng.standard_normal((kernel, kernel, channels // groups, filters)).astype(dtype)
     gain, bias = rng.standard_normal((2, filters)).astype(dtype)
     for algorithm in ("direct", "winograd") if kernel == 3 else ("direct",):
         convolution = plan(x.shape, w.shape, 1, "SAME", 1, algorithm, groups=groups)

@@ -17,9 +17,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tolerances import assert_close
 
-from fastconv import nn
+import fastconv
+from fastconv import _convolution, nn
 from fastconv import reference as ref
-from fastconv._convolution import plan
 from fastconv._kernels import dispatch
 
 DTYPES = [np.float32, np.float64]
@@ -212,7 +212,7 @@ def test_all_that_may_follow_the_sums_of_few_pixels(pixels, dtype):
     side = rng.standard_normal((1, 1, pixels, 70))
     x, w, gain, bias, side = (a.astype(dtype) for a in (x, w, gain, bias, side))
     y = np.empty_like(side)
-    plan(x.shape, w.shape, 1, "SAME", 1).forward(y, x, w, bias, True, gain=gain, side=side)
+    _convolution.plan(x.shape, w.shape, 1, "SAME", 1).forward(y, x, w, bias, True, gain=gain, side=side)
     exact = ref.conv2d(x.astype(np.float64), w.astype(np.float64), 1, "SAME")
     assert_close(y, np.maximum(exact * gain + bias + side, 0), tolerances.PRODUCT_SUM)
 
@@ -354,7 +354,15 @@ def test_an_empty_batch_goes_forward_and_backward(padding):
         assert dx.shape == x.shape and dscale.tolist() == doffset.tolist() == [0, 0, 0]
 
 
-def test_no_channels_or_no_filters_leave_zeros_or_nothing():
+@pytest.mark.parametrize("algorithm", ["auto", "winograd"])
+def test_no_channels_or_no_filters_leave_zeros_or_nothing(algorithm):
+    x, w = normal((2, 9, 9, 8), np.float32), normal((3, 3, 8, 8), np.float32)
+    nn.conv2d(x, w, 1, "SAME", algorithm="winograd")  # leaves its scratch memory behind
+    with fastconv.algorithm(algorithm):
+        check_no_channels_or_no_filters()
+
+
+def check_no_channels_or_no_filters():
     whole = (2, 3, 3, 3)  # an image of the filter's size
     nothing = np.zeros((2, 1, 1, 0), np.float32)
     assert not nn.conv2d_backprop_input(whole, np.ones((3, 3, 3, 0), np.float32), nothing, 1, "VALID").any()
@@ -368,6 +376,23 @@ def test_no_channels_or_no_filters_leave_zeros_or_nothing():
     assert not nn.conv2d_backprop_input(x.shape, w[..., :0], nothing, 1, "SAME").any()
     assert nn.conv2d_backprop_filter(x, (3, 3, 3, 0), nothing, 1, "SAME").shape == (3, 3, 3, 0)
     np.testing.assert_array_equal(nn.dense(np.ones((2, 0)), np.ones((0, 3)), [1, 2, 3]), [[1, 2, 3]] * 2)
+
+
+def test_the_three_passes_share_a_plan_and_an_error_names_its_own_arguments():
+    x, w = normal((3, 11, 13, 5), np.float32), normal((3, 2, 5, 7), np.float32)
+    y = nn.conv2d(x, w, (2, 1), "SAME")
+    found = _convolution._found.cache_info()
+    nn.conv2d(x, w, [2, 1], "same")
+    nn.conv2d_backprop_input(list(x.shape), w, y, (1, 2, 1, 1), "SAME")
+    nn.conv2d_backprop_filter(x, w.shape, y, (2, 1), "SAME")
+    assert _convolution._found.cache_info().hits == found.hits + 3
+    assert _convolution._found.cache_info().misses == found.misses
+    with pytest.raises(ValueError, match=r"filters must have as many input channels .* as input_sizes"):
+        nn.conv2d_backprop_input((3, 11, 13, 4), w, y, (2, 1), "SAME")
+    with pytest.raises(ValueError, match=r"filter_sizes must have as many input channels .* as input "):
+        nn.conv2d_backprop_filter(x, (3, 2, 4, 7), y, (2, 1), "SAME")
+    with pytest.raises(TypeError, match="strides"):  # equal to 2 and 1, which are known
+        nn.conv2d(x, w, (2.0, 1.0), "SAME")
 
 
 # ------------------------------------------------------------ pooling

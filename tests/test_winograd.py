@@ -208,7 +208,10 @@ def test_the_context_and_the_environment_choose(python):
         assert nn.conv2d(x, filters, 1, "SAME", algorithm="winograd").tobytes() == wino
         with fastconv.algorithm("winograd"):
             assert nn.conv2d(x, filters, 1, "SAME").tobytes() == wino
-            nn.conv2d(x, filters, 2, "SAME")  # a wish: it does not apply to strides
+            wished = nn.conv2d(x, filters, 2, "SAME")  # it does not apply to strides
+            with pytest.raises(ValueError, match="winograd"):
+                nn.conv2d(x, filters, 2, "SAME", algorithm="winograd")
+            np.testing.assert_array_equal(nn.conv2d(x, filters, 2, "SAME"), wished)
         assert nn.conv2d(x, filters, 1, "SAME").tobytes() == direct
     assert nn.conv2d(x, filters, 1, "SAME").tobytes() == wino
     with pytest.raises(ValueError, match="name must be one of"), fastconv.algorithm("fft"):

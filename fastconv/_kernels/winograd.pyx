@@ -141,8 +141,9 @@ cdef struct Job:
 
 
 cdef inline fc_index plane_size(const Job *job, fc_index rows, fc_index columns) noexcept nogil:
-    """Elements from one point's matrix to the next: a vector more than it holds, for at a power of two between them all points
-    would meet in the same few lines of the first-level cache (the transforms then take twice as long)."""
+    """Elements from one point's matrix (tile by tile: from one tile's points) to the next: a vector more than it holds, for at a
+    power of two between them all would meet in the same few lines of the first-level cache (the transforms then take twice as
+    long)."""
     return rows * columns + job.fc.vl
 
 
