@@ -14,6 +14,7 @@ from fastconv import geometry
 
 MOST_PIXELS = 1 << 31  # of a stride, a dilation or a padding: no address computed from them overflows
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_READY = set(FLOATS)
 
 Padding = Any  # "SAME", "VALID", or [[0, 0], [top, bottom], [left, right], [0, 0]]
 IntOrInts = Any  # 2, (2, 2) or (1, 2, 2, 1)
@@ -63,14 +64,12 @@ def arrays(**named: tuple[ArrayLike, int]) -> list[NDArray]:
 def _are_ready(given: Iterable[tuple[ArrayLike, int]]) -> bool:
     """Whether all values are such arrays already, as most are: the checks one by one take longer than a small
     operation."""
-    dtype = None
+    dtypes = set()
     for value, ndim in given:
         if type(value) is not np.ndarray or value.ndim != ndim or not value.flags.carray:
             return False
-        dtype = dtype or value.dtype
-        if value.dtype is not dtype:
-            return False
-    return dtype is FLOATS[0] or dtype is FLOATS[1]
+        dtypes.add(value.dtype)
+    return len(dtypes) == 1 and dtypes <= _READY
 
 
 def array(name: str, value: ArrayLike) -> NDArray:
