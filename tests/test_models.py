@@ -157,10 +157,15 @@ def test_names_and_optimizers():
 def test_learns_64_digits_by_heart(model):
     x, y = digits(64)
     net = model(seed=1)
-    history = net.fit(x, y, epochs=60, batch_size=16, verbose=0)
-    loss, accuracy = net.evaluate(x, y)
-    assert accuracy == net.get_accuracy(x, y) == 1.0
-    assert loss < 0.01  # nine runs (three seeds each) ended between 0.0002 and 0.0019
+    history = net.fit(x, y, epochs=50, batch_size=16, verbose=0)
+    after = []
+    for _ in range(10):
+        net.fit(x, y, epochs=1, batch_size=16, verbose=0)
+        after.append(net.evaluate(x, y))
+    # With dropout single epochs end at up to 0.05; the medians of twelve runs lay between 0.0006 and 0.0072.
+    loss, accuracy = np.median(after, axis=0)
+    assert accuracy == 1.0 and loss < 0.01
+    assert after[-1][1] == net.get_accuracy(x, y)
     assert history.loss[0] > 2 > 0.2 > history.loss[-1]
 
 
