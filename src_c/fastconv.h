@@ -26,6 +26,9 @@ enum {
  * gradient goes to, or FC_DEAD, where it goes nowhere. */
 enum { FC_DEAD = 255 };
 
+/* Asks for the cache line of what is read soon. */
+static inline void fc_prefetch(const void *address) { __builtin_prefetch(address); }
+
 /* A rectangle of a window's taps, in elements.  Tap (a, b) lies at
  *     x_tap = first + x_row[a] + x_column[b] of the image,  w_tap = w_row[a] + w_column[b] of the filters. */
 typedef struct fc_taps {
@@ -78,6 +81,11 @@ typedef struct fc_kernels {
 
     /* b[p][j] = w[p * w_row + j * w_col] for p < k, j < n, and 0 for n <= j < width.  OUT b[k][width]; IN w. */
     void (*pack)(void *b, const void *w, fc_index k, fc_index n, fc_index width, fc_index w_row, fc_index w_col);
+
+    /* The same with w_col = 1 for several panels: vector v of row p goes to b + place[v] + (first + p) * step[v].  OUT b; IN place
+     * and step[vectors of n], w. */
+    void (*pack_panels)(void *b, const fc_index *place, const fc_index *step, fc_index first, const void *w, fc_index k, fc_index n,
+                        fc_index w_row);
 
     /* The three transforms of Winograd's algorithm between pixels and the 6x6 points (src_c/winograd_tmpl.h), for one tile and
      * all its channels.  Point (i, j) is plane number 6 i + j, `plane` elements from the one before.

@@ -273,12 +273,28 @@ static void FN(pack)(void *b_, const void *w_, fc_index k, fc_index n, fc_index 
             FN(transpose_quad)(b + p * width + j, width, w + p + j * w_col, w_col);
     for (fc_index p = 0; p < k; p++) {
         const fc_index done = p < whole_k ? whole_n : 0;
-        if (w_col == 1)
-            memcpy(b + p * width, w + p * w_row, (size_t)n * sizeof(T));
-        else
-            for (fc_index j = done; j < n; j++)
-                b[p * width + j] = w[p * w_row + j * w_col];
-        memset(b + p * width + n, 0, (size_t)(width - n) * sizeof(T));
+        if (w_col == 1) { /* of few vectors: a call of memcpy takes longer than they do */
+            for (fc_index j = 0; j < width; j += VL)
+                FN(store)(b + p * width + j, j < n ? FN(load_lanes)(w + p * w_row + j, n - j) : (vec){0});
+            continue;
+        }
+        for (fc_index j = done; j < n; j++)
+            b[p * width + j] = w[p * w_row + j * w_col];
+        for (fc_index j = n; j < width; j++)
+            b[p * width + j] = 0;
+    }
+}
+
+/* Rows of few bytes, each in another page of memory: the processor does not foresee the next one. */
+static void FN(pack_panels)(void *b, const fc_index *place, const fc_index *step, fc_index first, const void *w, fc_index k,
+                            fc_index n, fc_index w_row)
+{
+    for (fc_index p = 0; p < k; p++) {
+        const T *from = (const T *)w + p * w_row;
+        for (fc_index v = 0, j = 0; j < n; v++, j += VL) {
+            __builtin_prefetch(from + 2 * w_row + j);
+            FN(store)((T *)b + place[v] + (first + p) * step[v], FN(load_lanes)(from + j, n - j));
+        }
     }
 }
 

@@ -18,6 +18,7 @@ const fc_kernels FN(kernels) = {
     .dots = FN(dots),
     .few_rows = FN(few_rows),
     .pack = FN(pack),
+    .pack_panels = FN(pack_panels),
     .winograd_data = FN(winograd_data),
     .winograd_filter = FN(winograd_filter),
     .winograd_result = FN(winograd_result),

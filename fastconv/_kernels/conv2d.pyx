@@ -67,6 +67,8 @@ cdef fc_index IN_PLACE_ROWS = 64
 cdef fc_index IN_PLACE_TASKS = 8
 # Of so few units each task packs the filters that it reads, block by block, into a buffer of its own, which stays in the cache:
 # up to 1.5 times as fast as one packing by all threads, or none (Cascade Lake: a single 7x7x512, a dense layer of 100 images).
+# A block holds some rows of all panels of the task, packed row by row: panel after panel, each row's few bytes would be waited
+# for alone (16 images, a dense layer of 9216 to 4096, panels of 64 bytes: 2.5 times as long, Zen 3).
 cdef fc_index OWN_UNITS = 2
 # Work is cut into at least this many tasks where the shape allows; more would only repeat the source's copy.
 cdef fc_index TASKS = 16
@@ -107,7 +109,9 @@ cdef struct Job:
     const char *filters               # HWI[filter_k], the output channels of all groups
     fc_index filter_k
     bint in_place                     # whole panels of the filters are not packed
-    bint packs_own                    # a task packs its panels itself, block by block
+    bint packs_own                    # a task packs its panels itself, stretch by stretch
+    fc_index *own_place               # [vectors of the panels] where it puts each, elements
+    fc_index *own_step                # [the same] from one row of it to the next
     fc_index few_parts                # of the window, whose products with few pixels are summed apart
     fc_index dense_bytes              # of what a task pools
     fc_index stretch                  # of the window, which all panels of a task take before the next one
@@ -214,15 +218,17 @@ cdef void plan_buffer(Job *job) noexcept nogil:
 
 cdef int fill_tables(Job *job) except -1:
     """The addresses of a window: pixel by pixel of a unit (row, place) and element by element (col)."""
-    cdef fc_index pixels = job.images * job.rows * job.columns
+    cdef fc_index pixels = job.images * job.rows * job.columns, vectors = job.panels.vectors
     cdef fc_index line = job.buffer_w if job.copies else job.x.w
     cdef fc_index lines = job.buffer_h if job.copies else job.x.h
     cdef fc_index image, r, q, a, b, channel, i = 0
-    job.row = <fc_index *>malloc((2 * pixels + job.depth + 1) * sizeof(fc_index))
+    job.row = <fc_index *>malloc((2 * pixels + job.depth + 2 * vectors + 1) * sizeof(fc_index))
     if job.row == NULL:
         raise MemoryError("fastconv: no memory for the tables of a convolution")
     job.place = job.row + pixels
     job.col = job.place + pixels
+    job.own_place = job.col + job.depth
+    job.own_step = job.own_place + vectors
     for image in range(job.images):
         for r in range(job.rows):
             for q in range(job.columns):
@@ -329,9 +335,41 @@ cdef void pack_tap(const Job *job, fc_index task) noexcept nogil:
         pack_rows(job, group, panel, t * job.x.c, job.x.c, packed + (job.depth * first + t * job.x.c * width) * job.size)
 
 
+cdef inline fc_index own_place(const Job *job, fc_index item) noexcept nogil:
+    """Where a panel's packed stretch begins, in elements, if a task has all of them.  A line apart: their rows would else meet in
+    a few sets of the first-level cache."""
+    cdef fc_index group = item // job.panels.count, panel = item % job.panels.count
+    return job.stretch * (group * job.panels.vectors * job.fc.vl + panel_start(&job.panels, panel)) + item * (64 // job.size)
+
+
+cdef void pack_own(const Job *job, fc_index first_item, fc_index last_item, fc_index p, char *own) noexcept nogil:
+    """A stretch of the window from p on, of a task's panels."""
+    cdef fc_index item = first_item, rows = min(job.stretch, job.depth - p), panel, group, last, first, n, at, c, count
+    own -= own_place(job, first_item) * job.size
+    if job.transposed:
+        for item in range(first_item, last_item):
+            pack_rows(job, item // job.panels.count, item % job.panels.count, p, rows, own + own_place(job, item) * job.size)
+        return
+    while item < last_item:
+        group, panel = item // job.panels.count, item % job.panels.count
+        last = min(job.panels.count, panel + last_item - item)
+        first = panel_start(&job.panels, panel)
+        n = panel_channels(&job.panels, first, panel_start(&job.panels, last))
+        at = 0
+        while at < rows:
+            c = (p + at) % job.x.c
+            count = min(rows - at, job.x.c - c)
+            job.fc.pack_panels(own + own_place(job, item - panel) * job.size, job.own_place + first // job.fc.vl,
+                               job.own_step + first // job.fc.vl, at,
+                               tap_filters(job, group, (p + at) // job.x.c) + (c * job.filter_k + first) * job.size, count, n,
+                               job.filter_k)
+            at += count
+        item += last - panel
+
+
 cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc_index panel, fc_index p,
-                   char *own) noexcept nogil:
-    """One panel of one group of a unit's result: a stretch of the window from p on, block by block."""
+                   const char *own) noexcept nogil:
+    """One panel of one group of a unit's result: a stretch of the window from p on, block by block (its own: one)."""
     cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
     cdef fc_index n = panel_channels(&job.panels, first, first + width), ldb = width, depth, flags
     cdef fc_index end = min(p + job.stretch, job.depth)
@@ -354,10 +392,7 @@ cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc
         flags = FC_ACCUMULATE if p > 0 else FC_FAR
         if p + depth == job.depth:
             flags |= job.flags
-        block = b + p * ldb * job.size
-        if job.packs_own:
-            block = own
-            pack_rows(job, group, panel, p, depth, own)
+        block = own if job.packs_own else b + p * ldb * job.size
         job.fc.gemm(y, job.place, x, job.row, unit.pixels, job.col + p, depth, block, ldb, width // job.fc.vl, n, gain, bias,
                     side, flags)
         p += depth
@@ -381,13 +416,17 @@ cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept n
     cdef fc_index first_item = group * all_panels // job.groups, last_item = (group + 1) * all_panels // job.groups
     cdef fc_index p = 0
     cdef char *dense = buffer + job.buffer_bytes
+    cdef char *own = dense + job.dense_bytes
     cdef char *y = dense
     if not job.pools:
         y = job.y + (((unit.n0 * job.yh + job.v.place + unit.r0 * job.v.place_step) * job.yw
                       + job.u.place + unit.q0 * job.u.place_step) * job.y_pixel) * job.size
     while True:
+        if job.packs_own:
+            pack_own(job, first_item, last_item, p, own)
         for item in range(first_item, last_item):
-            multiply(job, &unit, y, item // job.panels.count, item % job.panels.count, p, dense + job.dense_bytes)
+            multiply(job, &unit, y, item // job.panels.count, item % job.panels.count, p,
+                     own + (own_place(job, item) - own_place(job, first_item)) * job.size)
         p += job.stretch
         if p >= job.depth:
             break
@@ -444,9 +483,18 @@ cdef int correlate_few(Job *job, int num_threads) except -1:
     return 0
 
 
+cdef void plan_own(Job *job) noexcept nogil:
+    cdef fc_index panel, first, last, v
+    for panel in range(job.panels.count):
+        first, last = panel_start(&job.panels, panel), panel_start(&job.panels, panel + 1)
+        for v in range(first // job.fc.vl, last // job.fc.vl):
+            job.own_place[v] = own_place(job, panel) + v * job.fc.vl - first
+            job.own_step[v] = last - first
+
+
 cdef int run_correlate(Job *job, int num_threads) except -1:
     cdef fc_index i, taps = job.v.taps * job.u.taps, tasks, run, pixels, pack_tasks = taps * job.panels.count * job.channel_groups
-    cdef fc_index packed_bytes, thread_bytes
+    cdef fc_index packed_bytes, thread_bytes, own_panels, row_bytes
     cdef bint paged
     cdef Block block
     cdef char *data
@@ -463,9 +511,13 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     paged = job.filter_k * job.size >= PAGE_BYTES and job.fc.max_vectors * job.fc.vl * job.size >= LEAST_ROW_BYTES
     job.in_place = not job.uses_dots and not job.transposed and paged and pixels <= PAGED_PIXELS
     job.packs_own = not job.uses_dots and not job.in_place and job.units <= OWN_UNITS
+    job.stretch = job.depth
     if job.packs_own:
         pack_tasks = 0
-    job.stretch = job.depth
+        own_panels = ceil_div(job.channel_groups * job.panels.count, job.groups)
+        row_bytes = own_panels * job.fc.max_vectors * job.fc.vl * job.size
+        job.stretch = max(1, min(job.depth, KC_BYTES // row_bytes))
+        plan_own(job)
     if job.in_place:
         job.stretch = IN_PLACE_ROWS
         job.groups = min(job.groups, ceil_div(IN_PLACE_TASKS, max(job.units, 1)))
@@ -477,7 +529,7 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
         job.dense_bytes = whole_lines(job.images * job.rows * job.columns * job.k * job.size)
     thread_bytes = job.buffer_bytes + job.dense_bytes
     if job.packs_own:
-        thread_bytes += max(KC_BYTES, job.fc.max_vectors * job.fc.vl * job.size)
+        thread_bytes += row_bytes * job.stretch + own_panels * 64
     block = scratch(packed_bytes + num_threads * thread_bytes)
     data = block.data
     job.packed = data

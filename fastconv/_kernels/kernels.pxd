@@ -12,6 +12,8 @@ cdef extern from "fastconv.h" nogil:
         FC_RELU
         FC_FAR
 
+    void fc_prefetch(const void *address) noexcept
+
     ctypedef struct fc_taps:
         fc_index first, rows, columns
         const fc_index *x_row
@@ -34,6 +36,8 @@ cdef extern from "fastconv.h" nogil:
                          fc_index k, const void *b, fc_index ldb, fc_index n) noexcept nogil
         void (*pack)(void *b, const void *w, fc_index k, fc_index n, fc_index width, fc_index w_row,
                      fc_index w_col) noexcept nogil
+        void (*pack_panels)(void *b, const fc_index *place, const fc_index *step, fc_index first, const void *w, fc_index k,
+                            fc_index n, fc_index w_row) noexcept nogil
         void (*winograd_data)(void *v, fc_index plane, const void *const *pixel, fc_index c, int rows,
                               int columns) noexcept nogil
         void (*winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps, int rows,

@@ -35,7 +35,9 @@ from fastconv._kernels.blocks cimport (
     run_of_tasks, whole_lines, window_pixels,
 )
 from fastconv._kernels.dispatch cimport kernels_for
-from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_FAR, FC_GAIN, FC_RELU, FC_SIDE, fc_index, fc_kernels
+from fastconv._kernels.kernels cimport (
+    FC_ACCUMULATE, FC_BIAS, FC_FAR, FC_GAIN, FC_RELU, FC_SIDE, fc_index, fc_kernels, fc_prefetch,
+)
 from fastconv._kernels.memory cimport Block, scratch
 
 ctypedef fused real:
@@ -54,8 +56,10 @@ cdef fc_index TILES = 24
 # Tiles of a filter gradient's block.  Its products run along them: fewer pass S through the caches more often, and more leave
 # too little of the cache to S, V and W (48: 3 to 6% slower on Cascade Lake).
 cdef fc_index GRADIENT_TILES = 36
-# Work is cut into at least this many tasks where the shape allows.
-cdef fc_index TASKS = 16
+# A convolution is cut into at least so many tasks for each of several threads, where the shape allows: enough to even out the
+# threads' speeds.  Where a block is several tasks each transforms its source anew (16 of them, 32 for 7x7x512 images, took two
+# threads 5 and 40% longer, Zen 3).
+cdef fc_index TASKS = 2
 # Panels of a filter gradient are taken together until their row of S or W is so long: each group transforms the source anew.
 cdef fc_index GROUP_BYTES = 256
 # A filter gradient's S for one task, of the same cache.
@@ -72,6 +76,8 @@ cdef fc_index OWN_U_BYTES = 1 << 20
 cdef fc_index OWN_RUN = 64
 # Rows of a panel whose filters are transformed as one task.
 cdef fc_index FILTER_ROWS = 16
+# Rows of filters that are asked for before they are transformed.
+cdef fc_index ROWS_AHEAD = 3
 
 cdef struct Tiling:                   # of one axis of the result
     fc_index taps, m                  # of the filter, of a tile's results
@@ -215,17 +221,21 @@ cdef int plan(Job *job, fc_index size, fc_index k, vertical, horizontal) except 
     return 0
 
 
-cdef void plan_correlate(Job *job) noexcept nogil:
+cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
+    """A tile's sums do not depend on who computes it beside which others: so its block may depend on the number of threads."""
+    cdef fc_index tasks = TASKS * num_threads if num_threads > 1 else 1
     job.part_c, job.parts = whole_vectors(job, job.c), 1
     job.plane_v, job.row_v = job.part_c, plane_size(job, job.points, job.part_c)
-    job.block = min(TILES, ceil_div(job.tiles, TASKS))
-    if job.block < TILES:  # share out the panels before the tiles: each block reads all of its panels' U
-        job.block = min(TILES, ceil_div(job.tiles, ceil_div(TASKS, job.panels.count)))
+    # Share out the panels before the tiles: each block reads all of its panels' U.
+    job.block = min(TILES, ceil_div(job.tiles, ceil_div(tasks, job.panels.count)))
     job.blocks = ceil_div(job.tiles, job.block)
+    if job.blocks > num_threads:  # as many for each thread
+        job.blocks = ceil_div(job.blocks, num_threads) * num_threads
     job.block = ceil_div(job.tiles, job.blocks)
-    job.groups = min(job.panels.count, ceil_div(TASKS, job.blocks))
+    job.blocks = ceil_div(job.tiles, job.block)
     if job.tiles <= MOST_TILES and job.points * job.c * job.whole_k * job.size > OWN_U_BYTES:
-        job.own_u, job.block, job.blocks, job.groups = True, job.tiles, 1, job.panels.count
+        job.own_u, job.block, job.blocks = True, job.tiles, 1
+    job.groups = min(job.panels.count, ceil_div(tasks, job.blocks))
 
 
 cdef void plan_gradient(Job *job) noexcept nogil:
@@ -299,11 +309,16 @@ cdef void transform_filters(const Job *job, fc_index panel, fc_index c0, fc_inde
     cdef fc_index rows_of_tap = job.k if job.transposed else job.c
     cdef const void *tap[MOST_POINTS]
     cdef const char *w
+    # What comes next is asked for now: each row of a panel is a few bytes in another page of memory, which the processor does not
+    # foresee.
     for a in range(job.tv.taps):
         for b in range(job.tu.taps):
             w = job.filters + (job.v.tap[a] * job.tu.taps + job.u.tap[b]) * rows_of_tap * row_bytes
             if job.transposed:
-                job.fc.pack(buffer, w + first * row_bytes + c0 * job.size, rows, n, width, 1, job.filter_k)
+                w += first * row_bytes + c0 * job.size
+                job.fc.pack(buffer, w, rows, n, width, 1, job.filter_k)
+                for r in range(n):
+                    fc_prefetch(w + r * row_bytes + rows * job.size)
                 tap[a * job.tu.taps + b] = buffer
                 buffer += rows * width * job.size
             else:
@@ -315,6 +330,9 @@ cdef void transform_filters(const Job *job, fc_index panel, fc_index c0, fc_inde
                                <int>job.tu.points)
         for a in range(job.tv.taps * job.tu.taps):
             tap[a] = <const char *>tap[a] + row_bytes
+            if not job.transposed:
+                for b in range(ceil_div(n * job.size, 64)):
+                    fc_prefetch(<const char *>tap[a] + ROWS_AHEAD * row_bytes + b * 64)
 
 
 cdef void transform_some_filters(const Job *job, fc_index task, char *buffer) noexcept nogil:
@@ -398,7 +416,7 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     cdef fc_index i, tasks, run, u_bytes, thread_bytes
     cdef Block block
     cdef char *data
-    plan_correlate(job)
+    plan_correlate(job, num_threads)
     tasks = job.blocks * job.groups
     run = run_of_tasks(tasks, num_threads)
     fill_tables(job)
