@@ -447,7 +447,7 @@ def max_pool_grad(
 
     Args:
         orig_input: what max_pool2d was given, [N, H, W, C].
-        orig_output: what it returned, [N, OH, OW, C].
+        orig_output: what it returned, [N, OH, OW, C]; of it only the shape is looked at.
         grad: gradient of its result, [N, OH, OW, C].
         ksize, strides, padding, data_format, num_threads: as given to max_pool2d.
 
@@ -460,10 +460,20 @@ def max_pool_grad(
     shape = (x.shape[0], vertical.out, horizontal.out, x.shape[3])
     arguments.same_shape("orig_output", y, shape, "that of the pooled orig_input")
     _check_gradient("grad", dy, shape)
+    if vertical.kernel * horizontal.kernel > _pool.MOST_TAPS:
+        return _scatter_to_maxima(x, dy, (ksize, strides, padding), num_threads)
     dx = memory.empty(x.shape, x.dtype)
     n = threads.resolve(num_threads, x.size * PASS)
     if dx.size:
-        _pool.max_pool_grad(dx, x, y, dy, vertical, horizontal, n)
+        _pool.max_pool_grad(dx, x, dy, vertical, horizontal, n)
+    return dx
+
+
+def _scatter_to_maxima(x: NDArray, dy: NDArray, how: tuple[Any, ...], num_threads: int | None) -> NDArray:
+    """The gradient of a max pool with so many pixels in a window that few windows are left."""
+    _, places = max_pool_with_argmax(x, *how, include_batch_in_index=True, num_threads=num_threads)
+    dx = np.zeros(x.shape, x.dtype)
+    np.add.at(dx.reshape(-1), places.reshape(-1), dy.reshape(-1))
     return dx
 
 

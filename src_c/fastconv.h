@@ -152,15 +152,10 @@ typedef struct fc_kernels {
     void (*max_pool_argmax_row)(void *y, int64_t *argmax, const void *x, fc_index x_row, fc_index h, fc_index w,
                                 const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c);
 
-    /* Gradient of one output row: dx at the first pixel of each window that equals y (a NaN equals a NaN) += dy.  Channels
-     * 0 .. count-1 of c, so that a caller can share the channels out.  fresh: no two windows share a pixel, so dx is not read
-     * but written, dy or 0.  INOUT dx (laid out as x); IN x, y[ow][c], dy[ow][c]. */
-    void (*max_pool_grad_row)(void *dx, const void *x, const void *y, const void *dy, fc_index x_row, fc_index h,
-                              const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c, fc_index count, int fresh);
-
     /* Average pooling of one output row, as max_pool_argmax_row: the sum of a window's pixels, row by row, divided by their
-     * number, which counts no padding.  And its gradient: dx at each pixel of the window += dy divided by that number; count and
-     * fresh as in max_pool_grad_row.  OUT y[ow][c]; INOUT dx (laid out as x); IN x, dy[ow][c]. */
+     * number, which counts no padding.  And its gradient: dx at each pixel of the window += dy divided by that number.  Channels
+     * 0 .. count-1 of c, so that a caller can share the channels out.  fresh: no two windows share a pixel, so dx is not read
+     * but written.  OUT y[ow][c]; INOUT dx (laid out as x); IN x, dy[ow][c]. */
     void (*avg_pool_row)(void *y, const void *x, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,
                          fc_index ow, fc_index c);
     void (*avg_pool_grad_row)(void *dx, const void *dy, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,

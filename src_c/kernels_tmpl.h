@@ -29,7 +29,6 @@ const fc_kernels FN(kernels) = {
     .max_pool = FN(max_pool),
     .max_pool_gather = FN(max_pool_gather),
     .max_pool_argmax_row = FN(max_pool_argmax_row),
-    .max_pool_grad_row = FN(max_pool_grad_row),
     .avg_pool_row = FN(avg_pool_row),
     .avg_pool_grad_row = FN(avg_pool_grad_row),
     .pool_windows = FN(pool_windows),

@@ -226,37 +226,6 @@ static void FN(max_pool_argmax_row)(void *y_, int64_t *argmax, const void *x_, f
     }
 }
 
-static void FN(max_pool_grad_row)(void *dx_, const void *x_, const void *y_, const void *dy_, fc_index x_row, fc_index h,
-                                  const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c, fc_index count, int fresh)
-{
-    T *dx = dx_;
-    const T *x = x_, *y = y_, *dy = dy_;
-    for (fc_index i = 0; i < ow; i++)
-        for (fc_index ch = 0; ch < count; ch += VL) {
-            const fc_index lanes = count - ch;
-            const int partial = lanes < VL;
-            const fc_index out = i * c + ch;
-            const vec top = partial ? FN(load_part)(y + out, lanes) : FN(load)(y + out);
-            const vec grad = partial ? FN(load_part)(dy + out, lanes) : FN(load)(dy + out);
-            const ivec top_is_nan = top != top;
-            ivec waiting = ~(ivec){0}; /* lanes whose maximum has not been met yet */
-            for (fc_index r = 0; r < h; r++)
-                for (fc_index column = lo[i]; column < hi[i]; column++) {
-                    const fc_index at = r * x_row + column * c + ch;
-                    const vec here = partial ? FN(load_part)(x + at, lanes) : FN(load)(x + at);
-                    const ivec hit = waiting & ((here == top) | (top_is_nan & (here != here)));
-                    vec part = (vec)(hit & (ivec)grad);
-                    waiting &= ~hit;
-                    if (!fresh)
-                        part += partial ? FN(load_part)(dx + at, lanes) : FN(load)(dx + at);
-                    if (partial)
-                        FN(store_part)(dx + at, part, lanes);
-                    else
-                        FN(store)(dx + at, part);
-                }
-        }
-}
-
 static void FN(avg_pool_row)(void *y_, const void *x_, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,
                              fc_index ow, fc_index c)
 {

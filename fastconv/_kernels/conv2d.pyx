@@ -70,6 +70,10 @@ cdef fc_index IN_PLACE_TASKS = 8
 # A block holds some rows of all panels of the task, packed row by row: panel after panel, each row's few bytes would be waited
 # for alone (16 images, a dense layer of 9216 to 4096, panels of 64 bytes: 2.5 times as long, Zen 3).
 cdef fc_index OWN_UNITS = 2
+# Rows of all panels that one task packs for the others.  Of transposed filters they are columns in memory: more, to be worth
+# their pages.
+cdef fc_index PACK_ROWS = 32
+cdef fc_index PACK_COLUMNS = 128
 # Work is cut into at least this many tasks where the shape allows; more would only repeat the source's copy.
 cdef fc_index TASKS = 16
 # A filter gradient walks down the pixels of x and dy, a row of memory each.  Rows a multiple of so many bytes apart would meet in
@@ -79,6 +83,10 @@ cdef fc_index ALIASING_BYTES = 1024
 cdef fc_index FAR_BYTES = 2048
 # The length of a window from which on rows of dy are laid side by side: so many elements read them often enough.
 cdef fc_index DEPTH_TO_PACK = 128
+# Of few pixels the gradient takes as long to write as to compute: some rows of all panels of a task before the next ones, or
+# each row's few bytes would wait for their page (16 images, a dense layer of 4096 to 4096: 1.4 times as long, Zen 3).
+cdef fc_index NARROW_PIXELS = 48
+cdef fc_index NARROW_ROWS = 96
 # All partial filter gradients together.
 cdef fc_index PARTIAL_BYTES = 1 << 22
 
@@ -110,13 +118,15 @@ cdef struct Job:
     fc_index filter_k
     bint in_place                     # whole panels of the filters are not packed
     bint packs_own                    # a task packs its panels itself, stretch by stretch
-    fc_index *own_place               # [vectors of the panels] where it puts each, elements
-    fc_index *own_step                # [the same] from one row of it to the next
     fc_index few_parts                # of the window, whose products with few pixels are summed apart
     fc_index dense_bytes              # of what a task pools
-    fc_index stretch                  # of the window, which all panels of a task take before the next one
-    char *packed                      # [channel_groups]
-    fc_index packed_bytes             # of one of them
+    fc_index stretch                  # of the window, which all panels of a task take before the next
+    fc_index pack_tasks
+    fc_index own_bytes                # of what a task packs
+    char *packed                      # panels
+    fc_index packed_rows              # of each: all, or a task's own stretch
+    fc_index *vector_place            # [vectors of the panels] where each begins in them, elements
+    fc_index *vector_step             # [the same] from one row of it to the next
     const char *gain
     const char *bias
     const char *side                  # as y
@@ -129,6 +139,7 @@ cdef struct Job:
     # filter_gradient
     Images dy
     fc_index chunks, parts            # of the units, of the window's elements
+    fc_index panel_bytes              # from a task's packed panel of dy to the next (0: one after the other)
     char *dw                          # [depth][filter_k]
     char *partial                     # [chunks - 1][depth][filter_k]
 
@@ -192,6 +203,9 @@ cdef void plan_chunks(Job *job) noexcept nogil:
     cdef fc_index panels = job.channel_groups * job.panels.count, splits
     cdef fc_index pixel_bytes = job.x.pixel * job.size
     cdef bint apart = job.v.step == job.u.step == 1 and (pixel_bytes % ALIASING_BYTES == 0 or pixel_bytes >= FAR_BYTES)
+    job.stretch = max(1, job.depth)
+    if job.images * job.rows * job.columns <= NARROW_PIXELS:
+        job.stretch = NARROW_ROWS
     job.chunks = max(1, min(min(job.units, TASKS), 1 + PARTIAL_BYTES // (job.depth * job.filter_k * job.size)))
     splits = ceil_div(TASKS, job.chunks)
     if apart and job.v.taps * job.u.taps * job.channel_groups == 1:
@@ -227,8 +241,8 @@ cdef int fill_tables(Job *job) except -1:
         raise MemoryError("fastconv: no memory for the tables of a convolution")
     job.place = job.row + pixels
     job.col = job.place + pixels
-    job.own_place = job.col + job.depth
-    job.own_step = job.own_place + vectors
+    job.vector_place = job.col + job.depth
+    job.vector_step = job.vector_place + vectors
     for image in range(job.images):
         for r in range(job.rows):
             for q in range(job.columns):
@@ -319,36 +333,32 @@ cdef void pack_rows(const Job *job, fc_index group, fc_index panel, fc_index p, 
         b += count * width * job.size
 
 
-cdef void pack_tap(const Job *job, fc_index task) noexcept nogil:
-    """One tap of one panel of one group's filters."""
-    cdef fc_index taps = job.v.taps * job.u.taps, t = task % taps, panel = task // taps % job.panels.count
-    cdef fc_index group = task // (taps * job.panels.count)
-    cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first, j
+cdef void pack_columns(const Job *job, fc_index task) noexcept nogil:
+    """For dots: one tap of one group's filters, each result channel's elements side by side."""
+    cdef fc_index taps = job.v.taps * job.u.taps, t = task % taps, group = task // taps, j
     cdef const char *w = tap_filters(job, group, t)
-    cdef char *packed = job.packed + group * job.packed_bytes
-    if job.uses_dots:
-        for j in range(job.k):
-            job.fc.pack(packed + (job.depth * j + t * job.x.c) * job.size,
-                        w + j * (job.filter_k if job.transposed else 1) * job.size, job.x.c, 1, 1,
-                        1 if job.transposed else job.filter_k, 0)
-    elif not job.in_place or panel_channels(&job.panels, first, first + width) < width:
-        pack_rows(job, group, panel, t * job.x.c, job.x.c, packed + (job.depth * first + t * job.x.c * width) * job.size)
+    for j in range(job.k):
+        job.fc.pack(job.packed + (job.depth * (group * job.k + j) + t * job.x.c) * job.size,
+                    w + j * (job.filter_k if job.transposed else 1) * job.size, job.x.c, 1, 1,
+                    1 if job.transposed else job.filter_k, 0)
 
 
-cdef inline fc_index own_place(const Job *job, fc_index item) noexcept nogil:
-    """Where a panel's packed stretch begins, in elements, if a task has all of them.  A line apart: their rows would else meet in
-    a few sets of the first-level cache."""
+cdef inline fc_index packed_place(const Job *job, fc_index item) noexcept nogil:
+    """Where a panel's packed stretch begins, in elements.  A line apart: their rows would else meet in a few sets of the
+    first-level cache."""
     cdef fc_index group = item // job.panels.count, panel = item % job.panels.count
-    return job.stretch * (group * job.panels.vectors * job.fc.vl + panel_start(&job.panels, panel)) + item * (64 // job.size)
+    return job.packed_rows * (group * job.panels.vectors * job.fc.vl + panel_start(&job.panels, panel)) + item * (64 // job.size)
 
 
-cdef void pack_own(const Job *job, fc_index first_item, fc_index last_item, fc_index p, char *own) noexcept nogil:
-    """A stretch of the window from p on, of a task's panels."""
-    cdef fc_index item = first_item, rows = min(job.stretch, job.depth - p), panel, group, last, first, n, at, c, count
-    own -= own_place(job, first_item) * job.size
+cdef void pack_panels(const Job *job, fc_index first_item, fc_index last_item, fc_index p, fc_index row, fc_index rows,
+                      char *packed) noexcept nogil:
+    """Rows of some panels' stretch, of the window's elements from p on."""
+    cdef fc_index item = first_item, panel, group, last, first, width, n, at, c, count
     if job.transposed:
         for item in range(first_item, last_item):
-            pack_rows(job, item // job.panels.count, item % job.panels.count, p, rows, own + own_place(job, item) * job.size)
+            group, panel = item // job.panels.count, item % job.panels.count
+            width = panel_start(&job.panels, panel + 1) - panel_start(&job.panels, panel)
+            pack_rows(job, group, panel, p, rows, packed + (packed_place(job, item) + row * width) * job.size)
         return
     while item < last_item:
         group, panel = item // job.panels.count, item % job.panels.count
@@ -359,12 +369,26 @@ cdef void pack_own(const Job *job, fc_index first_item, fc_index last_item, fc_i
         while at < rows:
             c = (p + at) % job.x.c
             count = min(rows - at, job.x.c - c)
-            job.fc.pack_panels(own + own_place(job, item - panel) * job.size, job.own_place + first // job.fc.vl,
-                               job.own_step + first // job.fc.vl, at,
+            job.fc.pack_panels(packed + packed_place(job, item - panel) * job.size, job.vector_place + first // job.fc.vl,
+                               job.vector_step + first // job.fc.vl, row + at,
                                tap_filters(job, group, (p + at) // job.x.c) + (c * job.filter_k + first) * job.size, count, n,
                                job.filter_k)
             at += count
         item += last - panel
+
+
+cdef inline fc_index pack_rows_at_once(const Job *job) noexcept nogil:
+    return PACK_COLUMNS if job.transposed else PACK_ROWS
+
+
+cdef void pack_piece(const Job *job, fc_index task) noexcept nogil:
+    """Some of the window's elements of all panels, or of those that cannot be read where they lie."""
+    cdef fc_index p = task * pack_rows_at_once(job), rows = min(pack_rows_at_once(job), job.depth - p), group
+    if not job.in_place:
+        pack_panels(job, 0, job.channel_groups * job.panels.count, p, p, rows, job.packed)
+    elif job.k % job.fc.vl:
+        for group in range(1, job.channel_groups + 1):
+            pack_panels(job, group * job.panels.count - 1, group * job.panels.count, p, p, rows, job.packed)
 
 
 cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc_index panel, fc_index p,
@@ -374,7 +398,8 @@ cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc
     cdef fc_index n = panel_channels(&job.panels, first, first + width), ldb = width, depth, flags
     cdef fc_index end = min(p + job.stretch, job.depth)
     cdef const char *x = unit.x + group * job.x.c * job.size
-    cdef const char *b = job.packed + group * job.packed_bytes + job.depth * first * job.size
+    cdef const char *b = job.packed + (job.depth * (group * job.k + first) if job.uses_dots else packed_place(
+        job, group * job.panels.count + panel)) * job.size
     cdef const char *block
     cdef const char *gain = at_element(job.gain, group * job.k + first, job.size)
     cdef const char *bias = at_element(job.bias, group * job.k + first, job.size)
@@ -423,10 +448,11 @@ cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept n
                       + job.u.place + unit.q0 * job.u.place_step) * job.y_pixel) * job.size
     while True:
         if job.packs_own:
-            pack_own(job, first_item, last_item, p, own)
+            pack_panels(job, first_item, last_item, p, 0, min(job.stretch, job.depth - p),
+                        own - packed_place(job, first_item) * job.size)
         for item in range(first_item, last_item):
             multiply(job, &unit, y, item // job.panels.count, item % job.panels.count, p,
-                     own + (own_place(job, item) - own_place(job, first_item)) * job.size)
+                     own + (packed_place(job, item) - packed_place(job, first_item)) * job.size)
         p += job.stretch
         if p >= job.depth:
             break
@@ -483,61 +509,68 @@ cdef int correlate_few(Job *job, int num_threads) except -1:
     return 0
 
 
-cdef void plan_own(Job *job) noexcept nogil:
+cdef void place_vectors(Job *job) noexcept nogil:
     cdef fc_index panel, first, last, v
     for panel in range(job.panels.count):
         first, last = panel_start(&job.panels, panel), panel_start(&job.panels, panel + 1)
         for v in range(first // job.fc.vl, last // job.fc.vl):
-            job.own_place[v] = own_place(job, panel) + v * job.fc.vl - first
-            job.own_step[v] = last - first
+            job.vector_place[v] = packed_place(job, panel) + v * job.fc.vl - first
+            job.vector_step[v] = last - first
 
 
-cdef int run_correlate(Job *job, int num_threads) except -1:
-    cdef fc_index i, taps = job.v.taps * job.u.taps, tasks, run, pixels, pack_tasks = taps * job.panels.count * job.channel_groups
-    cdef fc_index packed_bytes, thread_bytes, own_panels, row_bytes
-    cdef bint paged
-    cdef Block block
-    cdef char *data
-    job.groups = min(job.channel_groups * job.panels.count, ceil_div(TASKS, max(job.units, 1)))
-    tasks = job.units * job.groups
-    run = run_of_tasks(tasks, num_threads)
+cdef fc_index plan_packing(Job *job, fc_index pixels) noexcept nogil:
+    """How the filters are read; the bytes of those that are packed before anything else."""
+    cdef fc_index taps = job.v.taps * job.u.taps, panels = job.channel_groups * job.panels.count
+    cdef bint paged = job.filter_k * job.size >= PAGE_BYTES and job.fc.max_vectors * job.fc.vl * job.size >= LEAST_ROW_BYTES
     job.run = job.x.c * job.u.taps if job.u.extent == job.u.taps and job.x.pixel == job.x.c else job.x.c
     job.uses_dots = FEW * job.k <= job.fc.vl <= job.run
-    pixels = job.x.n * job.v.count * job.u.count
+    job.groups = min(panels, ceil_div(TASKS, max(job.units, 1)))
+    job.stretch = job.packed_rows = job.depth
     if job.transposed and taps == 1 and pixels <= DOTS_PIXELS and job.filter_k == job.x.c:
-        job.uses_dots, pack_tasks = True, 0
-    if pixels <= FEW_PIXELS and job.depth and job.units == job.channel_groups == 1 and not (job.uses_dots or job.transposed):
-        return correlate_few(job, num_threads)
-    paged = job.filter_k * job.size >= PAGE_BYTES and job.fc.max_vectors * job.fc.vl * job.size >= LEAST_ROW_BYTES
-    job.in_place = not job.uses_dots and not job.transposed and paged and pixels <= PAGED_PIXELS
-    job.packs_own = not job.uses_dots and not job.in_place and job.units <= OWN_UNITS
-    job.stretch = job.depth
-    if job.packs_own:
-        pack_tasks = 0
-        own_panels = ceil_div(job.channel_groups * job.panels.count, job.groups)
-        row_bytes = own_panels * job.fc.max_vectors * job.fc.vl * job.size
-        job.stretch = max(1, min(job.depth, KC_BYTES // row_bytes))
-        plan_own(job)
+        job.uses_dots = True
+        job.packed = <char *>job.filters + (job.v.tap[0] * job.filter_w + job.u.tap[0]) * job.k * job.filter_k * job.size
+        return 0
+    if job.uses_dots:
+        job.pack_tasks = taps * job.channel_groups
+        return job.depth * job.channel_groups * job.k * job.size
+    job.in_place = not job.transposed and paged and pixels <= PAGED_PIXELS
+    job.packs_own = not job.in_place and job.units <= OWN_UNITS
     if job.in_place:
         job.stretch = IN_PLACE_ROWS
         job.groups = min(job.groups, ceil_div(IN_PLACE_TASKS, max(job.units, 1)))
-        tasks = job.units * job.groups
-        run = run_of_tasks(tasks, num_threads)
-    job.packed_bytes = whole_lines(job.depth * job.panels.vectors * job.fc.vl * job.size)
-    packed_bytes = job.channel_groups * job.packed_bytes if pack_tasks else 0
+    if job.packs_own:
+        job.own_bytes = ceil_div(panels, job.groups) * job.fc.max_vectors * job.fc.vl * job.size
+        job.stretch = job.packed_rows = max(1, min(job.depth, KC_BYTES // job.own_bytes))
+        job.own_bytes = job.own_bytes * job.stretch + ceil_div(panels, job.groups) * 64
+    place_vectors(job)
+    if job.packs_own:
+        return 0
+    job.pack_tasks = ceil_div(job.depth, pack_rows_at_once(job))
+    return packed_place(job, panels) * job.size
+
+
+cdef int run_correlate(Job *job, int num_threads) except -1:
+    cdef fc_index i, tasks, run, pixels = job.x.n * job.v.count * job.u.count, packed_bytes, thread_bytes
+    cdef Block block
+    cdef char *data
+    packed_bytes = whole_lines(plan_packing(job, pixels))
+    if pixels <= FEW_PIXELS and job.depth and job.units == job.channel_groups == 1 and not (job.uses_dots or job.transposed):
+        return correlate_few(job, num_threads)
+    tasks = job.units * job.groups
+    run = run_of_tasks(tasks, num_threads)
     if job.pools:
         job.dense_bytes = whole_lines(job.images * job.rows * job.columns * job.k * job.size)
-    thread_bytes = job.buffer_bytes + job.dense_bytes
-    if job.packs_own:
-        thread_bytes += row_bytes * job.stretch + own_panels * 64
+    thread_bytes = job.buffer_bytes + job.dense_bytes + whole_lines(job.own_bytes)
     block = scratch(packed_bytes + num_threads * thread_bytes)
     data = block.data
-    job.packed = data
-    if job.uses_dots and not pack_tasks:
-        job.packed = <char *>job.filters + (job.v.tap[0] * job.filter_w + job.u.tap[0]) * job.k * job.filter_k * job.size
+    if job.pack_tasks:
+        job.packed = data
     with nogil, parallel(num_threads=num_threads):
-        for i in prange(pack_tasks, schedule="static"):
-            pack_tap(job, i)
+        for i in prange(job.pack_tasks, schedule="static"):
+            if job.uses_dots:
+                pack_columns(job, i)
+            else:
+                pack_piece(job, i)
         for i in prange(tasks, schedule="dynamic", chunksize=run):
             correlate_unit(job, i, data + packed_bytes + threadid() * thread_bytes)
     return 0
@@ -587,14 +620,16 @@ def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :,
 
 # ------------------------------------------------------------------------------------------------ filter gradient
 
-cdef const char *gradient_rows(const Job *job, const Unit *unit, fc_index group, fc_index panel, char *packed,
+cdef const char *gradient_rows(const Job *job, const Unit *unit, fc_index group, fc_index panel, char *packed, bint is_packed,
                                fc_index *ldb) noexcept nogil:
-    """The unit's pixels of one panel of one group of dy's channels, as rows that gemm can read."""
+    """The unit's pixels of one panel of one group of dy's channels, as rows that gemm can read; they may be packed already."""
     cdef fc_index start = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - start
     cdef fc_index n = panel_channels(&job.panels, start, start + width), first = group * job.k + start, i, at
     cdef const char *b
     ldb[0] = width
     if job.dy.where != NULL:
+        if is_packed:
+            return packed
         for i in range(unit.images):
             at = (unit.n0 + i) * job.dy.gh * job.dy.gw * job.dy.pixel + first
             job.fc.unpool(packed + i * unit.rows * unit.columns * width * job.size, unit.columns * width, width,
@@ -605,7 +640,8 @@ cdef const char *gradient_rows(const Job *job, const Unit *unit, fc_index group,
     if n < width or job.dy.pixel * job.size % 64 or (width < job.dy.pixel and job.depth >= DEPTH_TO_PACK):
         # Whole vectors must be readable, and rows that start anywhere in a cache line, or share a few sets of the first-level
         # cache, are slow to read again and again.
-        job.fc.pack(packed, b, unit.pixels, n, width, job.dy.pixel, 1)
+        if not is_packed:
+            job.fc.pack(packed, b, unit.pixels, n, width, job.dy.pixel, 1)
         return packed
     ldb[0] = job.dy.pixel
     return b
@@ -616,22 +652,27 @@ cdef void filter_gradient_task(const Job *job, const fc_index *dw_row, fc_index 
     cdef fc_index part = task % job.parts, group = task // job.parts % job.groups, chunk = task // (job.parts * job.groups)
     cdef fc_index p0 = part * job.depth // job.parts, p1 = (part + 1) * job.depth // job.parts
     cdef fc_index first_c = p0 if job.part_c < job.x.pixel else 0
-    cdef fc_index first_unit = chunk * job.units // job.chunks, last_unit = (chunk + 1) * job.units // job.chunks
+    cdef fc_index p, q0, q1, first_unit = chunk * job.units // job.chunks, last_unit = (chunk + 1) * job.units // job.chunks
     cdef char *dw = job.dw if chunk == 0 else job.partial + (chunk - 1) * job.depth * job.filter_k * job.size
+    cdef char *packed = buffer + job.buffer_bytes
     cdef const char *b
     cdef fc_index index, item, panel, channels, first, width, ldb, all_panels = job.channel_groups * job.panels.count
+    cdef fc_index first_item = group * all_panels // job.groups
     cdef Unit unit
     for index in range(first_unit, last_unit):
         unit = open_unit(job, index, first_c, buffer)
-        for item in range(group * all_panels // job.groups, (group + 1) * all_panels // job.groups):
-            channels, panel = item // job.panels.count, item % job.panels.count
-            first = panel_start(&job.panels, panel)
-            width = panel_start(&job.panels, panel + 1) - first
-            b = gradient_rows(job, &unit, channels, panel, buffer + job.buffer_bytes, &ldb)
-            job.fc.gemm(dw + (channels * job.k + first) * job.size, dw_row + p0, unit.x + channels * job.x.c * job.size,
-                        job.col + p0, p1 - p0, job.row, unit.pixels, b, ldb, width // job.fc.vl,
-                        panel_channels(&job.panels, first, first + width), NULL, NULL, NULL,
-                        FC_ACCUMULATE if index > first_unit else 0)
+        for p in range(ceil_div(p1 - p0, job.stretch)):
+            q0 = p0 + p * job.stretch
+            q1 = min(q0 + job.stretch, p1)
+            for item in range(first_item, (group + 1) * all_panels // job.groups):
+                channels, panel = item // job.panels.count, item % job.panels.count
+                first = panel_start(&job.panels, panel)
+                width = panel_start(&job.panels, panel + 1) - first
+                b = gradient_rows(job, &unit, channels, panel, packed + (item - first_item) * job.panel_bytes, p > 0, &ldb)
+                job.fc.gemm(dw + (channels * job.k + first) * job.size, dw_row + q0, unit.x + channels * job.x.c * job.size,
+                            job.col + q0, q1 - q0, job.row, unit.pixels, b, ldb, width // job.fc.vl,
+                            panel_channels(&job.panels, first, first + width), NULL, NULL, NULL,
+                            FC_ACCUMULATE if index > first_unit else FC_FAR)
 
 
 cdef void add_chunks(const Job *job, fc_index piece) noexcept nogil:
@@ -643,13 +684,16 @@ cdef void add_chunks(const Job *job, fc_index piece) noexcept nogil:
 
 
 cdef int run_filter_gradient(Job *job, int num_threads) except -1:
-    cdef fc_index i, partial_bytes, thread_bytes
+    cdef fc_index i, partial_bytes, thread_bytes, panel_bytes
     cdef fc_index *dw_row
     cdef Block block
     cdef char *data
     partial_bytes = whole_lines((job.chunks - 1) * job.depth * job.filter_k * job.size)
-    thread_bytes = job.buffer_bytes + whole_lines(
-        job.images * job.rows * job.columns * job.fc.max_vectors * job.fc.vl * job.size)
+    panel_bytes = whole_lines(job.images * job.rows * job.columns * job.fc.max_vectors * job.fc.vl * job.size)
+    thread_bytes = job.buffer_bytes + panel_bytes
+    if job.stretch < job.depth:  # a task comes back to its panels
+        job.panel_bytes = panel_bytes
+        thread_bytes = job.buffer_bytes + ceil_div(job.channel_groups * job.panels.count, job.groups) * panel_bytes
     block = scratch(partial_bytes + num_threads * thread_bytes + job.depth * sizeof(fc_index))
     data = block.data
     job.partial = data

@@ -58,9 +58,6 @@ cdef extern from "fastconv.h" nogil:
                                 fc_index tap_pixel, int fresh, int stream) noexcept nogil
         void (*max_pool_argmax_row)(void *y, int64_t *argmax, const void *x, fc_index x_row, fc_index h, fc_index w,
                                     const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c) noexcept nogil
-        void (*max_pool_grad_row)(void *dx, const void *x, const void *y, const void *dy, fc_index x_row, fc_index h,
-                                  const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c, fc_index count,
-                                  int fresh) noexcept nogil
         void (*avg_pool_row)(void *y, const void *x, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,
                              fc_index ow, fc_index c) noexcept nogil
         void (*avg_pool_grad_row)(void *dx, const void *dy, fc_index x_row, fc_index h, const fc_index *lo,

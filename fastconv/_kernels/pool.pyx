@@ -1,20 +1,26 @@
-"""Pooling's drivers: rows shared out among the threads, of the result or of the gradient that gathers; other gradients by
+"""Pooling's drivers: rows shared out among the threads, of the result or of the gradient that gathers; an average's gradient by
 images and channels.
 
-A gradient that adds window by window meets the same pixel from several rows, so a thread owns a whole image, or some of its
+A max pool's gradient finds the windows' maxima anew if nobody has kept their taps: a byte for each, which the gathering reads.
+
+An average's adds window by window and meets the same pixel from several rows, so a thread owns a whole image, or some of its
 channels: no two threads meet, and the order of the sums does not depend on their number.
 """
-from cython.parallel cimport parallel, prange
+from cython.parallel cimport parallel, prange, threadid
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
+from fastconv._kernels.blocks cimport whole_lines
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport fc_index, fc_kernels
+from fastconv._kernels.memory cimport Block, scratch
 
 ctypedef fused real:
     float
     double
+
+MOST_TAPS = 255  # of a window whose taps a byte tells apart
 
 # With fewer images than this the gradient's channels are shared out too, so many at a time: some whole cache lines.
 cdef fc_index FEW_IMAGES = 16
@@ -82,9 +88,14 @@ cdef int plan(Job *job, fc_index size, vertical, horizontal) except -1:
     return 0
 
 
+cdef inline const char *window_row(const Job *job, fc_index task) noexcept nogil:
+    """The first row that the windows of one row of results see."""
+    return job.x + (task // job.oh * job.h + job.top[task % job.oh]) * job.w * job.c * job.size
+
+
 cdef void pool_row(const Job *job, fc_index task) noexcept nogil:
-    cdef fc_index n = task // job.oh, oh = task % job.oh, h = job.bottom[oh] - job.top[oh], row = job.w * job.c
-    cdef const char *x = job.x + (n * job.h + job.top[oh]) * row * job.size
+    cdef fc_index oh = task % job.oh, h = job.bottom[oh] - job.top[oh], row = job.w * job.c
+    cdef const char *x = window_row(job, task)
     cdef char *y = job.y + task * job.ow * job.c * job.size
     if job.average:
         job.fc.avg_pool_row(y, x, row, h, job.left, job.right, job.ow, job.c)
@@ -156,7 +167,7 @@ cdef void clear_rows(const Job *job, char *dx, fc_index first_row, fc_index last
             memset(dx + pixel * job.c * job.size, 0, count * job.size)
 
 
-cdef void pool_grad(const Job *job, fc_index task) noexcept nogil:
+cdef void average_grad(const Job *job, fc_index task) noexcept nogil:
     cdef fc_index n = task // job.blocks, first = task % job.blocks * job.channels, oh, row = job.w * job.c, x_at, y_at
     cdef fc_index count = min(job.channels, job.c - first), cleared = 0
     cdef char *dx = job.dx + (n * job.h * row + first) * job.size
@@ -167,12 +178,8 @@ cdef void pool_grad(const Job *job, fc_index task) noexcept nogil:
         cleared = job.bottom[oh]
         x_at = ((n * job.h + job.top[oh]) * row + first) * job.size
         y_at = ((n * job.oh + oh) * job.ow * job.c + first) * job.size
-        if job.average:
-            job.fc.avg_pool_grad_row(job.dx + x_at, job.dy + y_at, row, job.bottom[oh] - job.top[oh], job.left, job.right,
-                                     job.ow, job.c, count, job.fresh)
-        else:
-            job.fc.max_pool_grad_row(job.dx + x_at, job.x + x_at, job.y + y_at, job.dy + y_at, row,
-                                     job.bottom[oh] - job.top[oh], job.left, job.right, job.ow, job.c, count, job.fresh)
+        job.fc.avg_pool_grad_row(job.dx + x_at, job.dy + y_at, row, job.bottom[oh] - job.top[oh], job.left, job.right, job.ow,
+                                 job.c, count, job.fresh)
     clear_rows(job, dx, cleared, job.h, count)
 
 
@@ -196,7 +203,7 @@ cdef int run_images(Job *job, fc_index size, vertical, horizontal, int num_threa
         plan(job, size, vertical, horizontal)
         with nogil, parallel(num_threads=num_threads):
             for i in prange(job.n * job.blocks, schedule="static"):
-                pool_grad(job, i)
+                average_grad(job, i)
     finally:
         free(job.top)
     return 0
@@ -207,6 +214,26 @@ cdef int run_gather(Job *job, fc_index size, vertical, horizontal, int num_threa
     try:
         plan(job, size, vertical, horizontal)
         with nogil, parallel(num_threads=num_threads):
+            for i in prange(job.n * job.h, schedule="static"):
+                gather_row(job, i)
+    finally:
+        free(job.top)
+    return 0
+
+
+cdef int run_max_grad(Job *job, fc_index size, vertical, horizontal, int num_threads) except -1:
+    """The maxima themselves are nobody's: each thread writes its rows over the one before."""
+    cdef fc_index i, row, row_bytes
+    cdef Block block
+    try:
+        plan(job, size, vertical, horizontal)
+        row = job.ow * job.c
+        row_bytes = whole_lines(row * size)
+        block = scratch(num_threads * row_bytes + job.n * job.oh * row)
+        job.where = <uint8_t *>block.data + num_threads * row_bytes
+        with nogil, parallel(num_threads=num_threads):
+            for i in prange(job.n * job.oh, schedule="static"):
+                max_row(job, block.data + threadid() * row_bytes, job.where + i * row, window_row(job, i), i % job.oh)
             for i in prange(job.n * job.h, schedule="static"):
                 gather_row(job, i)
     finally:
@@ -240,15 +267,14 @@ def avg_pool(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, vertical, horizon
     run_rows(&job, sizeof(real), vertical, horizontal, num_threads)
 
 
-def max_pool_grad(real[:, :, :, ::1] dx, const real[:, :, :, ::1] x, const real[:, :, :, ::1] y, const real[:, :, :, ::1] dy,
-                  vertical, horizontal, int num_threads):
-    """dx of max_pool: the whole of dy to the first pixel of the window that equals y."""
+def max_pool_grad(real[:, :, :, ::1] dx, const real[:, :, :, ::1] x, const real[:, :, :, ::1] dy, vertical, horizontal,
+                  int num_threads):
+    """dx of max_pool, whose windows have at most MOST_TAPS pixels: the whole of dy to the first maximum of the window."""
     cdef Job job
     memset(&job, 0, sizeof(Job))
     job.n, job.c = x.shape[0], x.shape[3]
-    job.x, job.y, job.dy, job.dx = (<const char *>&x[0, 0, 0, 0], <char *>&y[0, 0, 0, 0], <const char *>&dy[0, 0, 0, 0],
-                                    <char *>&dx[0, 0, 0, 0])
-    run_images(&job, sizeof(real), vertical, horizontal, num_threads)
+    job.x, job.dy, job.dx = <const char *>&x[0, 0, 0, 0], <const char *>&dy[0, 0, 0, 0], <char *>&dx[0, 0, 0, 0]
+    run_max_grad(&job, sizeof(real), vertical, horizontal, num_threads)
 
 
 def max_pool_gather(real[:, :, :, ::1] dx, const real[:, :, :, ::1] dy, const uint8_t[:, :, :, ::1] where, vertical, horizontal,

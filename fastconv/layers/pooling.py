@@ -14,8 +14,6 @@ from fastconv import nn, threads
 from fastconv._kernels import memory, pool
 from fastconv.layers.base import Layer, Result, checked_padding
 
-MOST_TAPS = 255  # of a window whose taps a byte tells apart
-
 
 class _Pooling2D(Layer):
     """What both share: windows.
@@ -45,7 +43,7 @@ class MaxPooling2D(_Pooling2D):
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
         how = (self.pool_size, self.strides, self.padding)
-        if training and math.prod(self.pool_size) <= MOST_TAPS:
+        if training and math.prod(self.pool_size) <= pool.MOST_TAPS:
             return self._remembering(x)
         y = nn.max_pool2d(x, *how)
 
