@@ -470,7 +470,7 @@ def max_pool_grad(
 
 
 def _scatter_to_maxima(x: NDArray, dy: NDArray, how: tuple[Any, ...], num_threads: int | None) -> NDArray:
-    """The gradient of a max pool with so many pixels in a window that few windows are left."""
+    """The gradient of a max pool whose windows have more pixels than a byte counts: mostly few windows."""
     _, places = max_pool_with_argmax(x, *how, include_batch_in_index=True, num_threads=num_threads)
     dx = np.zeros(x.shape, x.dtype)
     np.add.at(dx.reshape(-1), places.reshape(-1), dy.reshape(-1))

@@ -273,7 +273,7 @@ static void FN(pack)(void *b_, const void *w_, fc_index k, fc_index n, fc_index 
             FN(transpose_quad)(b + p * width + j, width, w + p + j * w_col, w_col);
     for (fc_index p = 0; p < k; p++) {
         const fc_index done = p < whole_k ? whole_n : 0;
-        if (w_col == 1) { /* of few vectors: a call of memcpy takes longer than they do */
+        if (w_col == 1) { /* mostly of few vectors: a call of memcpy takes longer than they do */
             for (fc_index j = 0; j < width; j += VL)
                 FN(store)(b + p * width + j, j < n ? FN(load_lanes)(w + p * w_row + j, n - j) : (vec){0});
             continue;
@@ -285,7 +285,8 @@ static void FN(pack)(void *b_, const void *w_, fc_index k, fc_index n, fc_index 
     }
 }
 
-/* Rows of few bytes, each in another page of memory: the processor does not foresee the next one. */
+/* Rows of few bytes, each in another page of memory: the processor does not foresee the next one.  Two rows ahead, a dense layer of
+ * 9216 to 4096 took 16 ms, four 19, without 21 (16 images, Zen 3). */
 static void FN(pack_panels)(void *b, const fc_index *place, const fc_index *step, fc_index first, const void *w, fc_index k,
                             fc_index n, fc_index w_row)
 {

@@ -9,9 +9,10 @@ second-level cache, so no inner loop ever asks where the image ends.
         phase 1       pack the filters: panels of up to `max_vectors` vectors of result channels
                         b = panel 0 [taps * C][width 0], panel 1 [taps * C][width 1], ...
                         (few result channels, as in the gradient of a grey image: [K][taps * C])
-                      (one or two units: in phase 2, block by block; few pixels of one unit: not at all, see correlate_few)
+                      (one or two units: in phase 2, by each task; few pixels of one unit: not at all, see correlate_few)
         phase 2       for each (unit, group of panels), shared out among the threads:
                         copy the source;  for each panel: for each block of KC bytes: gemm  (few: dots)
+                      (filters that a task packs, or reads where they lie: some rows of all its panels before the next ones)
 
     filter_gradient
         phase 1       for each (chunk of units, panel, part of the filter's rows), shared out among the threads:
@@ -70,10 +71,8 @@ cdef fc_index IN_PLACE_TASKS = 8
 # A block holds some rows of all panels of the task, packed row by row: panel after panel, each row's few bytes would be waited
 # for alone (16 images, a dense layer of 9216 to 4096, panels of 64 bytes: 2.5 times as long, Zen 3).
 cdef fc_index OWN_UNITS = 2
-# Rows of all panels that one task packs for the others.  Of transposed filters they are columns in memory: more, to be worth
-# their pages.
+# Rows of all panels that one task packs for the others (16 to 64 make no difference).
 cdef fc_index PACK_ROWS = 32
-cdef fc_index PACK_COLUMNS = 128
 # Work is cut into at least this many tasks where the shape allows; more would only repeat the source's copy.
 cdef fc_index TASKS = 16
 # A filter gradient walks down the pixels of x and dy, a row of memory each.  Rows a multiple of so many bytes apart would meet in
@@ -139,7 +138,7 @@ cdef struct Job:
     # filter_gradient
     Images dy
     fc_index chunks, parts            # of the units, of the window's elements
-    fc_index panel_bytes              # from a task's packed panel of dy to the next (0: one after the other)
+    fc_index panel_bytes              # from a task's packed panel of dy to the next (0: each over the one before)
     char *dw                          # [depth][filter_k]
     char *partial                     # [chunks - 1][depth][filter_k]
 
@@ -315,19 +314,15 @@ cdef inline const char *tap_filters(const Job *job, fc_index group, fc_index t) 
     return group_filters(job, group) + tap * (job.k if job.transposed else job.x.c) * job.filter_k * job.size
 
 
-cdef void pack_rows(const Job *job, fc_index group, fc_index panel, fc_index p, fc_index rows, char *b) noexcept nogil:
-    """Elements p .. p + rows - 1 of the window, of one panel of one group's filters."""
+cdef void pack_transposed(const Job *job, fc_index group, fc_index panel, fc_index p, fc_index rows, char *b) noexcept nogil:
+    """Elements p .. p + rows - 1 of the window, of one panel of one group: columns of the filters."""
     cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
     cdef fc_index n = panel_channels(&job.panels, first, first + width), c, count
-    cdef const char *w
     while rows > 0:
         c = p % job.x.c
         count = min(rows, job.x.c - c)
-        w = tap_filters(job, group, p // job.x.c)
-        if job.transposed:
-            job.fc.pack(b, w + (first * job.filter_k + c) * job.size, count, n, width, 1, job.filter_k)
-        else:
-            job.fc.pack(b, w + (c * job.filter_k + first) * job.size, count, n, width, job.filter_k, 1)
+        job.fc.pack(b, tap_filters(job, group, p // job.x.c) + (first * job.filter_k + c) * job.size, count, n, width, 1,
+                    job.filter_k)
         p += count
         rows -= count
         b += count * width * job.size
@@ -344,22 +339,16 @@ cdef void pack_columns(const Job *job, fc_index task) noexcept nogil:
 
 
 cdef inline fc_index packed_place(const Job *job, fc_index item) noexcept nogil:
-    """Where a panel's packed stretch begins, in elements.  A line apart: their rows would else meet in a few sets of the
-    first-level cache."""
+    """Where a panel's packed rows begin, in elements.  Panels lie a line further apart than they are long: those of a power of
+    two would else meet in a few sets of the first-level cache."""
     cdef fc_index group = item // job.panels.count, panel = item % job.panels.count
     return job.packed_rows * (group * job.panels.vectors * job.fc.vl + panel_start(&job.panels, panel)) + item * (64 // job.size)
 
 
-cdef void pack_panels(const Job *job, fc_index first_item, fc_index last_item, fc_index p, fc_index row, fc_index rows,
-                      char *packed) noexcept nogil:
-    """Rows of some panels' stretch, of the window's elements from p on."""
-    cdef fc_index item = first_item, panel, group, last, first, width, n, at, c, count
-    if job.transposed:
-        for item in range(first_item, last_item):
-            group, panel = item // job.panels.count, item % job.panels.count
-            width = panel_start(&job.panels, panel + 1) - panel_start(&job.panels, panel)
-            pack_rows(job, group, panel, p, rows, packed + (packed_place(job, item) + row * width) * job.size)
-        return
+cdef void pack_stretch(const Job *job, fc_index first_item, fc_index last_item, fc_index p, fc_index row, fc_index rows,
+                       char *packed) noexcept nogil:
+    """The window's elements p .. p + rows - 1 of some panels, from their packed row `row` on; all panels of a group together."""
+    cdef fc_index item = first_item, panel, group, last, first, n, at, c, count
     while item < last_item:
         group, panel = item // job.panels.count, item % job.panels.count
         last = min(job.panels.count, panel + last_item - item)
@@ -377,35 +366,45 @@ cdef void pack_panels(const Job *job, fc_index first_item, fc_index last_item, f
         item += last - panel
 
 
-cdef inline fc_index pack_rows_at_once(const Job *job) noexcept nogil:
-    return PACK_COLUMNS if job.transposed else PACK_ROWS
-
-
-cdef void pack_piece(const Job *job, fc_index task) noexcept nogil:
-    """Some of the window's elements of all panels, or of those that cannot be read where they lie."""
-    cdef fc_index p = task * pack_rows_at_once(job), rows = min(pack_rows_at_once(job), job.depth - p), group
-    if not job.in_place:
-        pack_panels(job, 0, job.channel_groups * job.panels.count, p, p, rows, job.packed)
-    elif job.k % job.fc.vl:
+cdef void pack_for_all(const Job *job, fc_index task) noexcept nogil:
+    """A part of the filters for all threads: some rows of all panels, or of those that cannot be read where they lie; of
+    transposed filters a tap of one panel."""
+    cdef fc_index taps = job.v.taps * job.u.taps, item = task // taps, panel = item % job.panels.count, group
+    cdef fc_index p = task * PACK_ROWS, rows = min(PACK_ROWS, job.depth - p)
+    if job.uses_dots:
+        pack_columns(job, task)
+    elif job.transposed:
+        p = task % taps * job.x.c
+        pack_transposed(job, item // job.panels.count, panel, p, job.x.c, job.packed + job.size * (
+            packed_place(job, item) + p * (panel_start(&job.panels, panel + 1) - panel_start(&job.panels, panel))))
+    elif job.in_place:
         for group in range(1, job.channel_groups + 1):
-            pack_panels(job, group * job.panels.count - 1, group * job.panels.count, p, p, rows, job.packed)
+            pack_stretch(job, group * job.panels.count - 1, group * job.panels.count, p, p, rows, job.packed)
+    else:
+        pack_stretch(job, 0, job.channel_groups * job.panels.count, p, p, rows, job.packed)
 
 
 cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc_index panel, fc_index p,
-                   const char *own) noexcept nogil:
-    """One panel of one group of a unit's result: a stretch of the window from p on, block by block (its own: one)."""
+                   char *own) noexcept nogil:
+    """One panel of one group of a unit's result: a stretch of the window from p on, block by block; own: what the task has packed
+    of it, or packs it into."""
     cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
     cdef fc_index n = panel_channels(&job.panels, first, first + width), ldb = width, depth, flags
     cdef fc_index end = min(p + job.stretch, job.depth)
     cdef const char *x = unit.x + group * job.x.c * job.size
-    cdef const char *b = job.packed + (job.depth * (group * job.k + first) if job.uses_dots else packed_place(
-        job, group * job.panels.count + panel)) * job.size
+    cdef const char *b
     cdef const char *block
     cdef const char *gain = at_element(job.gain, group * job.k + first, job.size)
     cdef const char *bias = at_element(job.bias, group * job.k + first, job.size)
     cdef const char *side
-    if job.in_place and n == width:
+    if job.packs_own:
+        b = own - p * width * job.size
+    elif job.uses_dots:
+        b = job.packed + job.depth * (group * job.k + first) * job.size
+    elif job.in_place and n == width:
         b, ldb = group_filters(job, group) + first * job.size, job.filter_k
+    else:
+        b = job.packed + packed_place(job, group * job.panels.count + panel) * job.size
     y += (group * job.k + first) * job.size
     side = at_element(job.side, y - job.y, 1)
     if job.uses_dots:
@@ -417,7 +416,10 @@ cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc
         flags = FC_ACCUMULATE if p > 0 else FC_FAR
         if p + depth == job.depth:
             flags |= job.flags
-        block = own if job.packs_own else b + p * ldb * job.size
+        block = b + p * ldb * job.size
+        if job.packs_own and job.transposed:
+            pack_transposed(job, group, panel, p, depth, own)
+            block = own
         job.fc.gemm(y, job.place, x, job.row, unit.pixels, job.col + p, depth, block, ldb, width // job.fc.vl, n, gain, bias,
                     side, flags)
         p += depth
@@ -447,12 +449,12 @@ cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept n
         y = job.y + (((unit.n0 * job.yh + job.v.place + unit.r0 * job.v.place_step) * job.yw
                       + job.u.place + unit.q0 * job.u.place_step) * job.y_pixel) * job.size
     while True:
-        if job.packs_own:
-            pack_panels(job, first_item, last_item, p, 0, min(job.stretch, job.depth - p),
-                        own - packed_place(job, first_item) * job.size)
+        if job.packs_own and not job.transposed:
+            pack_stretch(job, first_item, last_item, p, 0, min(job.stretch, job.depth - p),
+                         own - packed_place(job, first_item) * job.size)
         for item in range(first_item, last_item):
             multiply(job, &unit, y, item // job.panels.count, item % job.panels.count, p,
-                     own + (packed_place(job, item) - packed_place(job, first_item)) * job.size)
+                     own + (0 if job.transposed else packed_place(job, item) - packed_place(job, first_item)) * job.size)
         p += job.stretch
         if p >= job.depth:
             break
@@ -510,6 +512,7 @@ cdef int correlate_few(Job *job, int num_threads) except -1:
 
 
 cdef void place_vectors(Job *job) noexcept nogil:
+    """The tables for pack_panels, of one group's panels."""
     cdef fc_index panel, first, last, v
     for panel in range(job.panels.count):
         first, last = panel_start(&job.panels, panel), panel_start(&job.panels, panel + 1)
@@ -521,6 +524,7 @@ cdef void place_vectors(Job *job) noexcept nogil:
 cdef fc_index plan_packing(Job *job, fc_index pixels) noexcept nogil:
     """How the filters are read; the bytes of those that are packed before anything else."""
     cdef fc_index taps = job.v.taps * job.u.taps, panels = job.channel_groups * job.panels.count
+    cdef fc_index row_bytes
     cdef bint paged = job.filter_k * job.size >= PAGE_BYTES and job.fc.max_vectors * job.fc.vl * job.size >= LEAST_ROW_BYTES
     job.run = job.x.c * job.u.taps if job.u.extent == job.u.taps and job.x.pixel == job.x.c else job.x.c
     job.uses_dots = FEW * job.k <= job.fc.vl <= job.run
@@ -538,14 +542,16 @@ cdef fc_index plan_packing(Job *job, fc_index pixels) noexcept nogil:
     if job.in_place:
         job.stretch = IN_PLACE_ROWS
         job.groups = min(job.groups, ceil_div(IN_PLACE_TASKS, max(job.units, 1)))
-    if job.packs_own:
-        job.own_bytes = ceil_div(panels, job.groups) * job.fc.max_vectors * job.fc.vl * job.size
-        job.stretch = job.packed_rows = max(1, min(job.depth, KC_BYTES // job.own_bytes))
-        job.own_bytes = job.own_bytes * job.stretch + ceil_div(panels, job.groups) * 64
+    if job.packs_own and job.transposed:
+        job.own_bytes = max(KC_BYTES, job.fc.max_vectors * job.fc.vl * job.size)
+    elif job.packs_own:
+        row_bytes = ceil_div(panels, job.groups) * job.fc.max_vectors * job.fc.vl * job.size
+        job.stretch = job.packed_rows = max(1, min(job.depth, KC_BYTES // row_bytes))
+        job.own_bytes = row_bytes * job.stretch + ceil_div(panels, job.groups) * 64
     place_vectors(job)
-    if job.packs_own:
+    if job.packs_own or (job.in_place and job.k % job.fc.vl == 0):
         return 0
-    job.pack_tasks = ceil_div(job.depth, pack_rows_at_once(job))
+    job.pack_tasks = taps * panels if job.transposed else ceil_div(job.depth, PACK_ROWS)
     return packed_place(job, panels) * job.size
 
 
@@ -567,10 +573,7 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
         job.packed = data
     with nogil, parallel(num_threads=num_threads):
         for i in prange(job.pack_tasks, schedule="static"):
-            if job.uses_dots:
-                pack_columns(job, i)
-            else:
-                pack_piece(job, i)
+            pack_for_all(job, i)
         for i in prange(tasks, schedule="dynamic", chunksize=run):
             correlate_unit(job, i, data + packed_bytes + threadid() * thread_bytes)
     return 0

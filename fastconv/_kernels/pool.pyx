@@ -222,7 +222,7 @@ cdef int run_gather(Job *job, fc_index size, vertical, horizontal, int num_threa
 
 
 cdef int run_max_grad(Job *job, fc_index size, vertical, horizontal, int num_threads) except -1:
-    """The maxima themselves are nobody's: each thread writes its rows over the one before."""
+    """Nobody asks for the maxima themselves: a thread writes each row of them over the one before."""
     cdef fc_index i, row, row_bytes
     cdef Block block
     try:

@@ -57,8 +57,8 @@ cdef fc_index TILES = 24
 # too little of the cache to S, V and W (48: 3 to 6% slower on Cascade Lake).
 cdef fc_index GRADIENT_TILES = 36
 # A convolution is cut into at least so many tasks for each of several threads, where the shape allows: enough to even out the
-# threads' speeds.  Where a block is several tasks each transforms its source anew (16 of them, 32 for 7x7x512 images, took two
-# threads 5 and 40% longer, Zen 3).
+# threads' speeds.  Where a block makes several tasks, each transforms the block's source anew: two threads took 5 to 8% longer
+# for 16 tasks, and 40% for the 32 of 7x7 images with 512 channels (Zen 3).
 cdef fc_index TASKS = 2
 # Panels of a filter gradient are taken together until their row of S or W is so long: each group transforms the source anew.
 cdef fc_index GROUP_BYTES = 256
@@ -76,7 +76,7 @@ cdef fc_index OWN_U_BYTES = 1 << 20
 cdef fc_index OWN_RUN = 64
 # Rows of a panel whose filters are transformed as one task.
 cdef fc_index FILTER_ROWS = 16
-# Rows of filters that are asked for before they are transformed.
+# Rows of filters that are asked for before they are transformed (not tuned: two to four are some hundred cycles).
 cdef fc_index ROWS_AHEAD = 3
 
 cdef struct Tiling:                   # of one axis of the result
@@ -229,7 +229,7 @@ cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
     # Share out the panels before the tiles: each block reads all of its panels' U.
     job.block = min(TILES, ceil_div(job.tiles, ceil_div(tasks, job.panels.count)))
     job.blocks = ceil_div(job.tiles, job.block)
-    if job.blocks > num_threads:  # as many for each thread
+    if job.blocks > num_threads:  # as many for each thread, or nearly
         job.blocks = ceil_div(job.blocks, num_threads) * num_threads
     job.block = ceil_div(job.tiles, job.blocks)
     job.blocks = ceil_div(job.tiles, job.block)
