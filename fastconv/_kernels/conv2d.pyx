@@ -71,7 +71,7 @@ cdef fc_index IN_PLACE_TASKS = 8
 # A block holds some rows of all panels of the task, packed row by row: panel after panel, each row's few bytes would be waited
 # for alone (16 images, a dense layer of 9216 to 4096, panels of 64 bytes: 2.5 times as long, Zen 3).
 cdef fc_index OWN_UNITS = 2
-# Rows of all panels that one task packs for the others (16 to 64 make no difference).
+# Rows of all panels that one task packs for the others: some tasks for each thread, and pages read on from row to row.
 cdef fc_index PACK_ROWS = 32
 # Work is cut into at least this many tasks where the shape allows; more would only repeat the source's copy.
 cdef fc_index TASKS = 16

@@ -76,7 +76,7 @@ cdef fc_index OWN_U_BYTES = 1 << 20
 cdef fc_index OWN_RUN = 64
 # Rows of a panel whose filters are transformed as one task.
 cdef fc_index FILTER_ROWS = 16
-# Rows of filters that are asked for before they are transformed (not tuned: two to four are some hundred cycles).
+# Rows of filters that are asked for before they are transformed; others were not tried.
 cdef fc_index ROWS_AHEAD = 3
 
 cdef struct Tiling:                   # of one axis of the result
