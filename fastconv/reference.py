@@ -248,7 +248,8 @@ def max_pool_grad(
     *,
     num_threads: int | None = None,
 ) -> NDArray:
-    """x [N,H,W,C], y and dy [N,OH,OW,C] -> dx [N,H,W,C]: each window's dy goes whole to its winner."""
+    """x [N,H,W,C], its max_pool2d y and dy [N,OH,OW,C] -> dx [N,H,W,C]: each window's dy goes whole to its
+    winner."""
     x, y, dy = _as_floats(orig_input, orig_output, grad)
     rows, cols = _axes(x.shape, ksize, strides, padding)
     dxp = _pad(np.zeros_like(x), rows, cols)

@@ -92,8 +92,15 @@ def test_float32_error_on_the_networks_layers(name, algorithm):
     assert relative_error(dw, exact) < PRODUCT_SUM.float32
 
 
-def test_same_bits_for_any_number_of_threads():
-    x, filters, dy = arrays(*LAYERS["MNIST 3"], np.float32)
+@pytest.mark.parametrize(
+    "layer",
+    [LAYERS["MNIST 3"], (2, 7, 7, 130, 200, 3), (5, 13, 13, 16, 40, 3), (1, 4, 4, 3, 70, 3)],
+    ids=str,
+)
+def test_same_bits_for_any_number_of_threads(layer, eager_threads):
+    """How tiles and panels are cut into tasks depends on their number; the second layer's tasks transform
+    filters of their own."""
+    x, filters, dy = arrays(*layer, np.float32)
 
     def bits(threads):
         return [

@@ -97,6 +97,7 @@ cdef struct Job:
     Axis v, u                         # vertical, horizontal
     fc_index channel_groups           # each a convolution of its own
     fc_index depth                    # taps * channels of a group: the length of a window
+    fc_index stretch                  # of it, which all panels of a task take before the next
     Panels panels
     # units
     fc_index images, rows, columns    # of a whole unit
@@ -119,7 +120,6 @@ cdef struct Job:
     bint packs_own                    # a task packs its panels itself, stretch by stretch
     fc_index few_parts                # of the window, whose products with few pixels are summed apart
     fc_index dense_bytes              # of what a task pools
-    fc_index stretch                  # of the window, which all panels of a task take before the next
     fc_index pack_tasks
     fc_index own_bytes                # of what a task packs
     char *packed                      # panels
@@ -523,8 +523,7 @@ cdef void place_vectors(Job *job) noexcept nogil:
 
 cdef fc_index plan_packing(Job *job, fc_index pixels) noexcept nogil:
     """How the filters are read; the bytes of those that are packed before anything else."""
-    cdef fc_index taps = job.v.taps * job.u.taps, panels = job.channel_groups * job.panels.count
-    cdef fc_index row_bytes
+    cdef fc_index taps = job.v.taps * job.u.taps, panels = job.channel_groups * job.panels.count, row_bytes
     cdef bint paged = job.filter_k * job.size >= PAGE_BYTES and job.fc.max_vectors * job.fc.vl * job.size >= LEAST_ROW_BYTES
     job.run = job.x.c * job.u.taps if job.u.extent == job.u.taps and job.x.pixel == job.x.c else job.x.c
     job.uses_dots = FEW * job.k <= job.fc.vl <= job.run
