@@ -22,6 +22,13 @@ enum {
     FC_FAR = 32,       /* y is not in the cache: ask for it before it is written */
 };
 
+/* Halves of the 6 rows of Winograd's points, which their transforms can take one at a time. */
+enum {
+    FC_INNER = 1, /* rows 0, 1 and 4 */
+    FC_OUTER = 2, /* rows 2, 3 and 5 */
+    FC_BOTH = FC_INNER | FC_OUTER,
+};
+
 /* Pooling by 2x2 windows leaves one byte per result for its gradient: the number of the pixel in its window (0 1 / 2 3) that the
  * gradient goes to, or FC_DEAD, where it goes nowhere. */
 enum { FC_DEAD = 255 };
@@ -99,10 +106,12 @@ typedef struct fc_kernels {
      *
      * All of them know the first rows x columns points alone: 6 each way, or as few as 3 where fewer results are wanted.
      * Where rows or columns is 1, filters, tiles and points are lines along the other axis: 6 pixels, `taps` taps, m results.
+     * winograd_data and winograd_filter compute those rows of points that are in `halves`; of a line all.
      *
      * v, u and s hold whole vectors: c or n rounded up to vl.  The surplus is written with zeros, and not read into y. */
-    void (*winograd_data)(void *v, fc_index plane, const void *const *pixel, fc_index c, int rows, int columns);
-    void (*winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps, int rows, int columns);
+    void (*winograd_data)(void *v, fc_index plane, const void *const *pixel, fc_index c, int rows, int columns, int halves);
+    void (*winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps, int rows, int columns,
+                            int halves);
     void (*winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_index height, fc_index width, const void *s,
                             fc_index plane, fc_index n, const void *gain, const void *bias, const void *side, int flags, int m,
                             int rows, int columns);

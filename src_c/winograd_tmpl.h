@@ -64,29 +64,33 @@ FC_INLINE void FN(data_points)(vec *restrict out, const vec *restrict d, const i
     }
 }
 
-/* G g for r = 2 .. 5 taps. */
+/* G g for r = 2 .. 5 taps, in the same halves. */
+FC_INLINE void FN(filter_half)(vec *restrict out, const vec *restrict g, const int step, const int r, const int half)
+{
+    const T norm = half == 0 ? 1 / (2 * A2 * (A2 - B2)) : 1 / (2 * B2 * (B2 - A2));
+    const T p1 = half == 0 ? A1 : B1, p2 = half == 0 ? A2 : B2, p3 = half == 0 ? A3 : B3, p4 = half == 0 ? A4 : B4;
+    vec even = g[0], odd = p1 * g[step];
+    if (r > 2)
+        even += p2 * g[2 * step];
+    if (r > 3)
+        odd += p3 * g[3 * step];
+    if (r > 4)
+        even += p4 * g[4 * step];
+    out[0] = norm * (even + odd);
+    out[1] = norm * (even - odd);
+    out[2] = half == 0 ? (T)(1 / (A2 * B2)) * g[0] : g[(r - 1) * step];
+}
+
 FC_INLINE void FN(filter_points)(vec *restrict out, const vec *restrict g, const int step, const int r)
 {
-    const T na = 1 / (2 * A2 * (A2 - B2)), nb = 1 / (2 * B2 * (B2 - A2)), n0 = 1 / (A2 * B2);
-    vec even_a = g[0], odd_a = A1 * g[step], even_b = g[0], odd_b = B1 * g[step];
-    if (r > 2) {
-        even_a += A2 * g[2 * step];
-        even_b += B2 * g[2 * step];
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        vec three[3];
+        FN(filter_half)(three, g, step, r, half);
+#pragma GCC unroll 3
+        for (int i = 0; i < 3; i++)
+            out[FN(points_of)[half][i]] = three[i];
     }
-    if (r > 3) {
-        odd_a += A3 * g[3 * step];
-        odd_b += B3 * g[3 * step];
-    }
-    if (r > 4) {
-        even_a += A4 * g[4 * step];
-        even_b += B4 * g[4 * step];
-    }
-    out[0] = na * (even_a + odd_a);
-    out[1] = na * (even_a - odd_a);
-    out[2] = nb * (even_b + odd_b);
-    out[3] = nb * (even_b - odd_b);
-    out[4] = n0 * g[0];
-    out[5] = g[(r - 1) * step];
 }
 
 /* A^T s for m = 2 .. 5 results. */
@@ -123,11 +127,13 @@ FC_INLINE void FN(store_points)(T *to, fc_index plane, const vec *point, const i
 }
 
 /* Half of the rows at a time: eighteen vectors between the two directions stay in registers, thirty-six do not. */
-FC_INLINE void FN(data_vector)(fc_index ch, fc_index lanes, const int rows, const int columns, T *v, fc_index plane,
-                               const void *const *pixel)
+FC_INLINE void FN(data_vector)(fc_index ch, fc_index lanes, const int rows, const int columns, const int halves, T *v,
+                               fc_index plane, const void *const *pixel)
 {
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
+        if (!(halves & 1 << half))
+            continue;
         vec t[6][3], line[6], out[6];
 #pragma GCC unroll 6
         for (int j = 0; j < 6; j++) {
@@ -147,20 +153,30 @@ FC_INLINE void FN(data_vector)(fc_index ch, fc_index lanes, const int rows, cons
     }
 }
 
-static FC_NOINLINE void FN(data_whole)(T *v, fc_index plane, const void *const *pixel, fc_index c)
-{
-    for (fc_index ch = 0; ch < c; ch += VL)
-        FN(data_vector)(ch, VL, 6, 6, v, plane, pixel);
-}
-
-static FC_NOINLINE void FN(data_rest)(T *v, fc_index plane, const void *const *pixel, fc_index ch, fc_index c, int rows,
-                                      int columns)
-{
-    for (; ch + VL <= c; ch += VL)
-        FN(data_vector)(ch, VL, rows, columns, v, plane, pixel);
-    if (ch < c)
-        FN(data_vector)(ch, c - ch, rows, columns, v, plane, pixel);
-}
+#define X(HALVES)                                                                                                            \
+    static FC_NOINLINE void FN(data_whole_##HALVES)(T * v, fc_index plane, const void *const *pixel, fc_index c)             \
+    {                                                                                                                        \
+        for (fc_index ch = 0; ch < c; ch += VL)                                                                              \
+            FN(data_vector)(ch, VL, 6, 6, HALVES, v, plane, pixel);                                                          \
+    }                                                                                                                        \
+    static FC_NOINLINE void FN(data_rest_##HALVES)(T * v, fc_index plane, const void *const *pixel, fc_index ch, fc_index c, \
+                                                   int rows, int columns)                                                    \
+    {                                                                                                                        \
+        for (; ch + VL <= c; ch += VL)                                                                                       \
+            FN(data_vector)(ch, VL, rows, columns, HALVES, v, plane, pixel);                                                 \
+        if (ch < c)                                                                                                          \
+            FN(data_vector)(ch, c - ch, rows, columns, HALVES, v, plane, pixel);                                             \
+    }                                                                                                                        \
+    FC_INLINE void FN(data_##HALVES)(T * v, fc_index plane, const void *const *pixel, fc_index c, int rows, int columns)     \
+    {                                                                                                                        \
+        const fc_index whole = rows == 6 && columns == 6 ? c / VL * VL : 0;                                                  \
+        if (whole > 0)                                                                                                       \
+            FN(data_whole_##HALVES)(v, plane, pixel, whole);                                                                 \
+        if (whole < c)                                                                                                       \
+            FN(data_rest_##HALVES)(v, plane, pixel, whole, c, rows, columns);                                                \
+    }
+X(1) X(2) X(3)
+#undef X
 
 FC_INLINE void FN(data_line)(T *v, fc_index plane, const void *const *pixel, fc_index c, const int n)
 {
@@ -174,36 +190,37 @@ FC_INLINE void FN(data_line)(T *v, fc_index plane, const void *const *pixel, fc_
     }
 }
 
-static void FN(winograd_data)(void *v, fc_index plane, const void *const *pixel, fc_index c, int rows, int columns)
+static void FN(winograd_data)(void *v, fc_index plane, const void *const *pixel, fc_index c, int rows, int columns, int halves)
 {
-    const fc_index whole = rows == 6 && columns == 6 ? c / VL * VL : 0;
     if (rows == 1 || columns == 1) {
         FN(data_line)(v, plane, pixel, c, rows * columns);
         return;
     }
-    if (whole > 0)
-        FN(data_whole)(v, plane, pixel, whole);
-    if (whole < c)
-        FN(data_rest)(v, plane, pixel, whole, c, rows, columns);
+    switch (halves) {
+    case 1: FN(data_1)(v, plane, pixel, c, rows, columns); break;
+    case 2: FN(data_2)(v, plane, pixel, c, rows, columns); break;
+    case 3: FN(data_3)(v, plane, pixel, c, rows, columns); break;
+    }
 }
 
-FC_INLINE void FN(filter_vector)(fc_index ch, fc_index lanes, const int rows, const int columns, T *u, fc_index plane,
-                                 const void *const *tap, const int R)
+FC_INLINE void FN(filter_vector)(fc_index ch, fc_index lanes, const int rows, const int columns, const int half, T *u,
+                                 fc_index plane, const void *const *tap, const int R)
 {
-    vec t[5][6], line[5], out[6];
+    vec t[5][3], line[5], out[6];
 #pragma GCC unroll 5
     for (int j = 0; j < R; j++) {
 #pragma GCC unroll 5
         for (int i = 0; i < R; i++)
             line[i] = FN(load_lanes)((const T *)tap[i * R + j] + ch, lanes);
-        FN(filter_points)(t[j], line, 1, R);
+        FN(filter_half)(t[j], line, 1, R, half);
     }
-#pragma GCC unroll 6
-    for (int i = 0; i < 6; i++) {
-        if (i >= rows)
-            break;
-        FN(filter_points)(out, &t[0][i], 6, R);
-        T *to = u + i * 6 * plane + ch;
+#pragma GCC unroll 3
+    for (int i = 0; i < 3; i++) {
+        const int row = FN(points_of)[half][i];
+        if (row >= rows)
+            continue;
+        FN(filter_points)(out, &t[0][i], 3, R);
+        T *to = u + row * 6 * plane + ch;
         FC_OPAQUE(to);
 #pragma GCC unroll 6
         for (int j = 0; j < 6; j++) /* U goes to memory; a gradient's W does not, for which this costs 1% */
@@ -224,29 +241,44 @@ FC_INLINE void FN(filter_line)(T *u, fc_index plane, const void *const *tap, fc_
     }
 }
 
-#define X(R)                                                                                                                 \
-    static FC_NOINLINE void FN(filter_##R)(T * u, fc_index plane, const void *const *tap, fc_index c, int rows, int columns) \
+#define X(R, HALF)                                                                                                           \
+    static FC_NOINLINE void FN(filter_##R##_##HALF)(T * u, fc_index plane, const void *const *tap, fc_index c, int rows,     \
+                                                    int columns)                                                             \
     {                                                                                                                        \
         fc_index ch = 0;                                                                                                     \
+        for (; ch + VL <= c; ch += VL)                                                                                       \
+            FN(filter_vector)(ch, VL, rows, columns, HALF, u, plane, tap, R);                                                \
+        if (ch < c)                                                                                                          \
+            FN(filter_vector)(ch, c - ch, rows, columns, HALF, u, plane, tap, R);                                            \
+    }
+X(2, 0) X(3, 0) X(4, 0) X(5, 0)
+X(2, 1) X(3, 1) X(4, 1) X(5, 1)
+#undef X
+
+#define X(R)                                                                                                                 \
+    FC_INLINE void FN(filter_##R)(T *u, fc_index plane, const void *const *tap, fc_index c, int rows, int columns,           \
+                                  int halves)                                                                                \
+    {                                                                                                                        \
         if (rows == 1 || columns == 1) {                                                                                     \
             FN(filter_line)(u, plane, tap, c, R, rows * columns);                                                            \
             return;                                                                                                          \
         }                                                                                                                    \
-        for (; ch + VL <= c; ch += VL)                                                                                       \
-            FN(filter_vector)(ch, VL, rows, columns, u, plane, tap, R);                                                      \
-        if (ch < c)                                                                                                          \
-            FN(filter_vector)(ch, c - ch, rows, columns, u, plane, tap, R);                                                  \
+        if (halves & 1)                                                                                                      \
+            FN(filter_##R##_0)(u, plane, tap, c, rows, columns);                                                             \
+        if (halves & 2)                                                                                                      \
+            FN(filter_##R##_1)(u, plane, tap, c, rows, columns);                                                             \
     }
 X(2) X(3) X(4) X(5)
 #undef X
 
-static void FN(winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps, int rows, int columns)
+static void FN(winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps, int rows, int columns,
+                                int halves)
 {
     switch (taps) {
-    case 2: FN(filter_2)(u, plane, tap, c, rows, columns); break;
-    case 3: FN(filter_3)(u, plane, tap, c, rows, columns); break;
-    case 4: FN(filter_4)(u, plane, tap, c, rows, columns); break;
-    case 5: FN(filter_5)(u, plane, tap, c, rows, columns); break;
+    case 2: FN(filter_2)(u, plane, tap, c, rows, columns, halves); break;
+    case 3: FN(filter_3)(u, plane, tap, c, rows, columns, halves); break;
+    case 4: FN(filter_4)(u, plane, tap, c, rows, columns, halves); break;
+    case 5: FN(filter_5)(u, plane, tap, c, rows, columns, halves); break;
     }
 }
 

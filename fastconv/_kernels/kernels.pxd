@@ -12,6 +12,11 @@ cdef extern from "fastconv.h" nogil:
         FC_RELU
         FC_FAR
 
+    enum:
+        FC_INNER
+        FC_OUTER
+        FC_BOTH
+
     void fc_prefetch(const void *address) noexcept
 
     ctypedef struct fc_taps:
@@ -39,9 +44,9 @@ cdef extern from "fastconv.h" nogil:
         void (*pack_panels)(void *b, const fc_index *place, const fc_index *step, fc_index first, const void *w, fc_index k,
                             fc_index n, fc_index w_row) noexcept nogil
         void (*winograd_data)(void *v, fc_index plane, const void *const *pixel, fc_index c, int rows,
-                              int columns) noexcept nogil
+                              int columns, int halves) noexcept nogil
         void (*winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps, int rows,
-                                int columns) noexcept nogil
+                                int columns, int halves) noexcept nogil
         void (*winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_index height, fc_index width, const void *s,
                                 fc_index plane, fc_index n, const void *gain, const void *bias, const void *side, int flags,
                                 int m, int rows, int columns) noexcept nogil

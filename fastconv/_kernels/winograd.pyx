@@ -36,7 +36,7 @@ from fastconv._kernels.blocks cimport (
 )
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport (
-    FC_ACCUMULATE, FC_BIAS, FC_FAR, FC_GAIN, FC_RELU, FC_SIDE, fc_index, fc_kernels, fc_prefetch,
+    FC_ACCUMULATE, FC_BIAS, FC_BOTH, FC_FAR, FC_GAIN, FC_INNER, FC_OUTER, FC_RELU, FC_SIDE, fc_index, fc_kernels, fc_prefetch,
 )
 from fastconv._kernels.memory cimport Block, scratch
 
@@ -62,8 +62,10 @@ cdef fc_index GRADIENT_TILES = 36
 cdef fc_index TASKS = 2
 # Panels of a filter gradient are taken together until their row of S or W is so long: each group transforms the source anew.
 cdef fc_index GROUP_BYTES = 256
-# A filter gradient's S for one task, of the same cache.
-cdef fc_index SUM_BYTES = 320 << 10
+# A filter gradient's S for one task and one half of the points: of the same cache, or little more, for the wider S is, the fewer
+# tasks transform the same pixels.  (Zen 3, 512 KB of it: 320K is 3 to 10% slower.)  An S of which the whole takes more than half
+# of that is computed in two passes: all else that has to stay beside it is halved as well.
+cdef fc_index SUM_BYTES = 512 << 10
 # Its tasks, where the shape allows: each chunk of them has a gradient of its own.
 cdef fc_index CHUNKS = 8
 # All chunks' gradients together.
@@ -116,6 +118,7 @@ cdef struct Job:
     fc_index groups                   # of panels, each a task of its own
     fc_index group_k                  # filter_gradient: channels of the widest
     fc_index part_c, parts            # filter_gradient: channels of a task (correlate: all, in whole vectors)
+    fc_index passes                   # filter_gradient: 2 where a task takes the halves of the points one after the other
     const char *zeros                 # max(c, k) of them, a pixel outside the image
     fc_index plane_v, row_v           # elements of V from one point to the next, from one tile to the next
     fc_index *row                     # [block] a tile's row of V
@@ -240,11 +243,12 @@ cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
 
 cdef void plan_gradient(Job *job) noexcept nogil:
     """A task's S stays in the cache beside V and W: a few panels and so many channels."""
-    cdef fc_index point_bytes, dw_bytes = job.tv.taps * job.tu.taps * job.c * job.k * job.size
+    cdef fc_index sum_bytes, dw_bytes = job.tv.taps * job.tu.taps * job.c * job.k * job.size
     job.groups = ceil_div(job.panels.count, max(1, GROUP_BYTES // (job.width * job.size)))
     job.group_k = ceil_div(job.panels.count, job.groups) * job.width
-    point_bytes = job.points * job.group_k * job.size
-    job.parts = ceil_div(job.c, max(job.fc.vl, SUM_BYTES // point_bytes))
+    sum_bytes = job.points * job.group_k * job.size
+    job.passes = 2 if job.points == MOST_POINTS and 2 * job.c * sum_bytes > SUM_BYTES else 1
+    job.parts = ceil_div(job.c, max(job.fc.vl, SUM_BYTES * job.passes // sum_bytes))
     job.part_c = whole_vectors(job, ceil_div(job.c, job.parts))
     job.parts = ceil_div(job.c, job.part_c)
     job.block = min(GRADIENT_TILES, ceil_div(job.tiles, CHUNKS))
@@ -291,12 +295,13 @@ cdef void find_pixels(const Job *job, const void **pixel, const Images *x, fc_in
         pixel[i] = patch + i * c * job.size
 
 
-cdef void transform_source(const Job *job, const Tile *tile, fc_index first_c, fc_index c, char *v, char *patch) noexcept nogil:
+cdef void transform_source(const Job *job, const Tile *tile, fc_index first_c, fc_index c, int halves, char *v,
+                           char *patch) noexcept nogil:
     """Channels first_c .. first_c + c - 1 of one tile's 6x6 pixels into v, a row of V."""
     cdef const void *pixel[MOST_POINTS]
     find_pixels(job, pixel, &job.x, tile.image, job.v.origin + tile.top, job.u.origin + tile.left, job.tv.points, job.tu.points,
                 first_c, c, patch)
-    job.fc.winograd_data(v, job.plane_v, pixel, c, tile.rows, tile.columns)
+    job.fc.winograd_data(v, job.plane_v, pixel, c, tile.rows, tile.columns, halves)
 
 
 # ------------------------------------------------------------------------------------------------ correlate
@@ -327,7 +332,7 @@ cdef void transform_filters(const Job *job, fc_index panel, fc_index c0, fc_inde
         row_bytes = width * job.size
     for r in range(rows):
         job.fc.winograd_filter(u + r * width * job.size, plane, tap, n, <int>max(job.tv.taps, job.tu.taps), <int>job.tv.points,
-                               <int>job.tu.points)
+                               <int>job.tu.points, FC_BOTH)
         for a in range(job.tv.taps * job.tu.taps):
             tap[a] = <const char *>tap[a] + row_bytes
             if not job.transposed:
@@ -399,7 +404,7 @@ cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept 
     cdef Tiles tiles
     find_tiles(job, task // job.groups, &tiles)
     for t in range(tiles.count):
-        transform_source(job, &tiles.tile[t], 0, job.c, v + tiles.place[t] * job.row_v * job.size, patch)
+        transform_source(job, &tiles.tile[t], 0, job.c, FC_BOTH, v + tiles.place[t] * job.row_v * job.size, patch)
     for panel in range(group * job.panels.count // job.groups, (group + 1) * job.panels.count // job.groups):
         first = panel_start(&job.panels, panel)
         width = panel_start(&job.panels, panel + 1) - first
@@ -477,12 +482,12 @@ def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :,
 
 # ------------------------------------------------------------------------------------------------ filter gradient
 
-cdef void transform_gradient(const Job *job, const Tile *tile, fc_index first, fc_index n, char *w, fc_index plane,
-                             char *patch) noexcept nogil:
+cdef void transform_gradient(const Job *job, const Tile *tile, fc_index first, fc_index n, int halves, char *w,
+                             fc_index plane, char *patch) noexcept nogil:
     """Channels first .. first + n - 1 of one tile's m x m pixels of the output's gradient into w, a row of W."""
     cdef const void *pixel[MOST_POINTS]
     find_pixels(job, pixel, &job.dy, tile.image, tile.top, tile.left, job.tv.m, job.tu.m, first, n, patch)
-    job.fc.winograd_filter(w, plane, pixel, n, <int>max(job.tv.m, job.tu.m), tile.rows, tile.columns)
+    job.fc.winograd_filter(w, plane, pixel, n, <int>max(job.tv.m, job.tu.m), tile.rows, tile.columns, halves)
 
 
 cdef Part find_part(const Job *job, fc_index task) noexcept nogil:
@@ -508,13 +513,20 @@ cdef void finish_gradient(const Job *job, const Part *part, fc_index chunk, fc_i
                            <int>max(job.tv.taps, job.tu.taps), <int>job.tv.points, <int>job.tu.points)
 
 
+cdef inline bint has_point(int halves, fc_index p) noexcept nogil:
+    cdef fc_index row = p // EDGE
+    return halves == FC_BOTH or (row == 2 or row == 3 or row == 5) == (halves == FC_OUTER)
+
+
 cdef void add_products(const Job *job, const Part *part, const Tiles *tiles, char *s, const char *v, const char *w,
-                       int flags) noexcept nogil:
+                       int halves, int flags) noexcept nogil:
     """S += V^T W of one block, point by point."""
     cdef fc_index plane_s = plane_size(job, job.part_c, job.group_k)
     cdef fc_index plane_w = plane_size(job, job.block, job.group_k)
     cdef fc_index p, t, count, panel, at, width
     for p in range(job.points):
+        if not has_point(halves, p):
+            continue
         t = first_with(job, tiles, p)
         count = last_with(job, tiles, p) - t
         for panel in range(part.panel0, part.panel1):
@@ -536,14 +548,18 @@ cdef void gradient_task(const Job *job, fc_index task, char *buffer) noexcept no
     cdef char *patch = w + job.points * plane_w * job.size
     cdef char *s = patch + job.patch_bytes
     cdef Tiles tiles
-    for block in range(first_block, last_block):
-        find_tiles(job, block, &tiles)
-        for t in range(tiles.count):
-            transform_source(job, &tiles.tile[t], part.first_c, part.c, v + tiles.place[t] * job.row_v * job.size, patch)
-        for t in range(tiles.count):
-            transform_gradient(job, &tiles.tile[t], part.first_k, part.k, w + tiles.place[t] * job.group_k * job.size, plane_w,
-                               patch)
-        add_products(job, &part, &tiles, s, v, w, FC_ACCUMULATE if block > first_block else 0)
+    cdef int turn, halves
+    for turn in range(job.passes):
+        halves = FC_BOTH if job.passes == 1 else FC_OUTER if turn == 1 else FC_INNER
+        for block in range(first_block, last_block):
+            find_tiles(job, block, &tiles)
+            for t in range(tiles.count):
+                transform_source(job, &tiles.tile[t], part.first_c, part.c, halves,
+                                 v + tiles.place[t] * job.row_v * job.size, patch)
+            for t in range(tiles.count):
+                transform_gradient(job, &tiles.tile[t], part.first_k, part.k, halves,
+                                   w + tiles.place[t] * job.group_k * job.size, plane_w, patch)
+            add_products(job, &part, &tiles, s, v, w, halves, FC_ACCUMULATE if block > first_block else 0)
     for t in range(part.c):
         finish_gradient(job, &part, chunk, t, s)
 
