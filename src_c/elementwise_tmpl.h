@@ -78,7 +78,7 @@ static void FN(column_sum)(void *sum_, const void *x_, fc_index rows, fc_index c
             sum[ch] += x[r * c + ch];
 }
 
-static void FN(dropout)(void *y_, uint8_t *where, const void *x_, fc_index n, uint64_t block, uint64_t seed, uint64_t threshold,
+static void FN(dropout)(void *y_, uint8_t *where, const void *x_, fc_index n, uint64_t block, uint64_t seed, uint32_t threshold,
                         double scale_)
 {
     T *y = y_;
@@ -88,11 +88,15 @@ static void FN(dropout)(void *y_, uint8_t *where, const void *x_, fc_index n, ui
         uint32_t bits[4 * PHILOX_BLOCKS];
         philox(bits, block, seed);
         const fc_index count = n - i < 4 * PHILOX_BLOCKS ? n - i : 4 * PHILOX_BLOCKS;
-        for (fc_index e = 0; e < count; e++)
-            y[i + e] = bits[e] >= threshold ? x[i + e] * scale : 0;
+        for (fc_index e = 0; e < count; e++) {
+            const T kept = x[i + e] * scale; /* before it is asked for: so the loop has no branches */
+            y[i + e] = bits[e] >= threshold ? kept : 0;
+        }
         if (where)
-            for (fc_index e = 0; e < count; e++)
-                where[i + e] = bits[e] >= threshold ? where[i + e] : FC_DEAD;
+            for (fc_index e = 0; e < count; e++) {
+                const uint8_t dead = bits[e] >= threshold ? 0 : FC_DEAD;
+                where[i + e] |= dead;
+            }
     }
 }
 

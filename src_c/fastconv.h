@@ -232,7 +232,7 @@ typedef struct fc_kernels {
      * `threshold`, else 0.  Random bits: Philox4x32-10, key = seed, counter = element / 4, word = element % 4
      * (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011).  x, y, where start at element 4 * block.
      * where[n] (NULL: none) becomes FC_DEAD where an element is dropped. */
-    void (*dropout)(void *y, uint8_t *where, const void *x, fc_index n, uint64_t block, uint64_t seed, uint64_t threshold, double scale);
+    void (*dropout)(void *y, uint8_t *where, const void *x, fc_index n, uint64_t block, uint64_t seed, uint32_t threshold, double scale);
 
     /* One optimizer step on n parameters, in one pass.  g is read once; p and the slots are updated in place.
      *     adam  m += (1 - b1) (g - m);  v += (1 - b2) (g g - v);  p -= rate m / (sqrt(v) + epsilon)

@@ -1,32 +1,71 @@
 /* Philox4x32-10, a counter-based random number generator: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as
  * 1, 2, 3", SC 2011, section 3.4 (the round constants are from their table 2 and section 3.3). */
-enum { PHILOX_BLOCKS = 64 }; /* counters at a time; with 16, GCC 12 unrolls the loops below and does not vectorize */
 
-/* bits[4 * i + word] for the counters block + i.  Always inlined, so that it is compiled with the flags of each ISA. */
-FC_INLINE void philox(uint32_t *bits, uint64_t block, uint64_t seed)
+/* Its 32-bit words stand in the lower halves of 64-bit lanes, where the multiplication wants them; what the upper halves hold,
+ * products' as a rule, is never looked at. */
+typedef uint64_t lanes64 __attribute__((vector_size(FC_VECTOR_BYTES)));
+
+enum {
+    PHILOX_LANES = FC_VECTOR_BYTES / 8,
+    PHILOX_VECTORS = 2, /* in turn: one round waits for the one before */
+    PHILOX_BLOCKS = 64, /* counters at a time, each of four words */
+};
+
+FC_INLINE lanes64 splat64(uint64_t x) { return x - (lanes64){0}; }
+
+/* Of the lower halves. */
+FC_INLINE lanes64 product(lanes64 a, uint32_t b)
 {
-    uint32_t c0[PHILOX_BLOCKS], c1[PHILOX_BLOCKS], c2[PHILOX_BLOCKS] = {0}, c3[PHILOX_BLOCKS] = {0};
+#if defined(__AVX512F__)
+    return (lanes64)_mm512_mul_epu32((__m512i)a, (__m512i)splat64(b));
+#elif defined(__AVX2__)
+    return (lanes64)_mm256_mul_epu32((__m256i)a, (__m256i)splat64(b));
+#elif defined(__SSE2__)
+    return (lanes64)_mm_mul_epu32((__m128i)a, (__m128i)splat64(b));
+#else
+    return (a & 0xFFFFFFFFu) * b;
+#endif
+}
+
+/* The words of PHILOX_VECTORS vectors of counters, the first of them `block`; little-endian. */
+FC_INLINE void philox_some(uint32_t *bits, uint64_t block, uint64_t seed)
+{
+    lanes64 c0[PHILOX_VECTORS], c1[PHILOX_VECTORS], c2[PHILOX_VECTORS], c3[PHILOX_VECTORS], lane;
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-    for (int i = 0; i < PHILOX_BLOCKS; i++) {
-        c0[i] = (uint32_t)(block + (uint64_t)i);
-        c1[i] = (uint32_t)((block + (uint64_t)i) >> 32);
+    for (int j = 0; j < PHILOX_LANES; j++)
+        lane[j] = (uint64_t)j;
+#pragma GCC unroll 2
+    for (int i = 0; i < PHILOX_VECTORS; i++) {
+        c0[i] = splat64(block + (uint64_t)(i * PHILOX_LANES)) + lane;
+        c1[i] = c0[i] >> 32;
+        c2[i] = c3[i] = (lanes64){0};
     }
+#pragma GCC unroll 10
     for (int round = 0; round < 10; round++) {
-        for (int i = 0; i < PHILOX_BLOCKS; i++) {
-            const uint64_t p0 = (uint64_t)c0[i] * 0xD2511F53u;
-            const uint64_t p1 = (uint64_t)c2[i] * 0xCD9E8D57u;
-            c0[i] = (uint32_t)(p1 >> 32) ^ c1[i] ^ k0;
-            c1[i] = (uint32_t)p1;
-            c2[i] = (uint32_t)(p0 >> 32) ^ c3[i] ^ k1;
-            c3[i] = (uint32_t)p0;
+#pragma GCC unroll 2
+        for (int i = 0; i < PHILOX_VECTORS; i++) {
+            const lanes64 p0 = product(c0[i], 0xD2511F53u), p1 = product(c2[i], 0xCD9E8D57u);
+            c0[i] = (p1 >> 32) ^ c1[i] ^ splat64(k0);
+            c1[i] = p1;
+            c2[i] = (p0 >> 32) ^ c3[i] ^ splat64(k1);
+            c3[i] = p0;
         }
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    for (int i = 0; i < PHILOX_BLOCKS; i++) {
-        bits[4 * i] = c0[i];
-        bits[4 * i + 1] = c1[i];
-        bits[4 * i + 2] = c2[i];
-        bits[4 * i + 3] = c3[i];
+#pragma GCC unroll 2
+    for (int i = 0; i < PHILOX_VECTORS; i++) {
+        const lanes64 first = (c0[i] & 0xFFFFFFFFu) | c1[i] << 32, last = (c2[i] & 0xFFFFFFFFu) | c3[i] << 32;
+        for (int j = 0; j < PHILOX_LANES; j++) {
+            const uint64_t words[2] = {first[j], last[j]};
+            memcpy(bits + 4 * (i * PHILOX_LANES + j), words, sizeof words);
+        }
     }
+}
+
+/* bits[4 * i + word] for the counters block + i, i < PHILOX_BLOCKS. */
+FC_INLINE void philox(uint32_t *bits, uint64_t block, uint64_t seed)
+{
+    for (int i = 0; i < PHILOX_BLOCKS; i += PHILOX_VECTORS * PHILOX_LANES)
+        philox_some(bits + 4 * i, block + (uint64_t)i, seed);
 }

@@ -1,6 +1,6 @@
 """Drivers of the passes over flat arrays: each cut into pieces of a few cache blocks, shared out among the threads."""
 from cython.parallel cimport parallel, prange
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
@@ -64,7 +64,7 @@ def tanh_grad(real[::1] dx, const real[::1] y, const real[::1] dy, int num_threa
     run(kernels_for(sizeof(real)).tanh_grad, dx, y, dy, num_threads)
 
 
-def dropout(real[::1] y, const real[::1] x, uint64_t seed, uint64_t threshold, double scale, int num_threads,
+def dropout(real[::1] y, const real[::1] x, uint64_t seed, uint32_t threshold, double scale, int num_threads,
             uint8_t[::1] where=None):
     """where: a pool's bytes of the same elements, which become FC_DEAD where an element is dropped."""
     cdef const fc_kernels *fc = kernels_for(sizeof(real))

@@ -1,5 +1,5 @@
 # The C API of src_c, as Cython sees it.  The contracts stand in src_c/fastconv.h.
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cdef extern from "fastconv.h" nogil:
     ctypedef Py_ssize_t fc_index
@@ -92,7 +92,7 @@ cdef extern from "fastconv.h" nogil:
         void (*lrn_grad)(void *dx, void *padded, const void *dy, const void *x, const void *y, fc_index rows, fc_index c,
                          fc_index radius, double bias, double alpha, double beta) noexcept nogil
         void (*dropout)(void *y, uint8_t *where, const void *x, fc_index n, uint64_t block, uint64_t seed,
-                        uint64_t threshold, double scale) noexcept nogil
+                        uint32_t threshold, double scale) noexcept nogil
         void (*adam)(void *p, const void *g, void *m, void *v, fc_index n, double rate, double b1, double b2,
                      double epsilon) noexcept nogil
         void (*sgd)(void *p, const void *g, void *v, fc_index n, double rate, double momentum) noexcept nogil
