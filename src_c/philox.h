@@ -1,31 +1,12 @@
 /* Philox4x32-10, a counter-based random number generator: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as
  * 1, 2, 3", SC 2011, section 3.4 (the round constants are from their table 2 and section 3.3). */
 
-/* Its 32-bit words stand in the lower halves of 64-bit lanes, where the multiplication wants them; what the upper halves hold,
- * products' as a rule, is never looked at. */
-typedef uint64_t lanes64 __attribute__((vector_size(FC_VECTOR_BYTES)));
-
+/* Its 32-bit words stand in the lower halves of 64-bit lanes; the upper halves hold what is left of products. */
 enum {
     PHILOX_LANES = FC_VECTOR_BYTES / 8,
     PHILOX_VECTORS = 2, /* in turn: one round waits for the one before */
     PHILOX_BLOCKS = 64, /* counters at a time, each of four words */
 };
-
-FC_INLINE lanes64 splat64(uint64_t x) { return x - (lanes64){0}; }
-
-/* Of the lower halves. */
-FC_INLINE lanes64 product(lanes64 a, uint32_t b)
-{
-#if defined(__AVX512F__)
-    return (lanes64)_mm512_mul_epu32((__m512i)a, (__m512i)splat64(b));
-#elif defined(__AVX2__)
-    return (lanes64)_mm256_mul_epu32((__m256i)a, (__m256i)splat64(b));
-#elif defined(__SSE2__)
-    return (lanes64)_mm_mul_epu32((__m128i)a, (__m128i)splat64(b));
-#else
-    return (a & 0xFFFFFFFFu) * b;
-#endif
-}
 
 /* The words of PHILOX_VECTORS vectors of counters, the first of them `block`; little-endian. */
 FC_INLINE void philox_some(uint32_t *bits, uint64_t block, uint64_t seed)
@@ -44,7 +25,7 @@ FC_INLINE void philox_some(uint32_t *bits, uint64_t block, uint64_t seed)
     for (int round = 0; round < 10; round++) {
 #pragma GCC unroll 2
         for (int i = 0; i < PHILOX_VECTORS; i++) {
-            const lanes64 p0 = product(c0[i], 0xD2511F53u), p1 = product(c2[i], 0xCD9E8D57u);
+            const lanes64 p0 = halves_product(c0[i], 0xD2511F53u), p1 = halves_product(c2[i], 0xCD9E8D57u);
             c0[i] = (p1 >> 32) ^ c1[i] ^ splat64(k0);
             c1[i] = p1;
             c2[i] = (p0 >> 32) ^ c3[i] ^ splat64(k1);

@@ -48,3 +48,21 @@ static const int fc_max_rows[] = {0, 6, 4};
 
 #define FC_INLINE static inline __attribute__((always_inline))
 #define FC_NOINLINE __attribute__((noinline))
+
+typedef uint64_t lanes64 __attribute__((vector_size(FC_VECTOR_BYTES)));
+
+FC_INLINE lanes64 splat64(uint64_t x) { return x - (lanes64){0}; }
+
+/* The lower half of each lane times b. */
+FC_INLINE lanes64 halves_product(lanes64 a, uint32_t b)
+{
+#if defined(__AVX512F__)
+    return (lanes64)_mm512_mul_epu32((__m512i)a, (__m512i)splat64(b));
+#elif defined(__AVX2__)
+    return (lanes64)_mm256_mul_epu32((__m256i)a, (__m256i)splat64(b));
+#elif defined(__SSE2__)
+    return (lanes64)_mm_mul_epu32((__m128i)a, (__m128i)splat64(b));
+#else
+    return (a & 0xFFFFFFFFu) * b;
+#endif
+}

@@ -26,7 +26,7 @@ What is summed in which order depends on the shapes alone, never on the number o
 from cython.parallel cimport parallel, prange, threadid
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from fastconv._kernels.blocks cimport (
     Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, at_element, read_axis, read_images,
@@ -77,15 +77,17 @@ cdef fc_index PACK_ROWS = 32
 cdef fc_index TASKS = 16
 # A filter gradient walks down the pixels of x and dy, a row of memory each.  Rows a multiple of so many bytes apart would meet in
 # a few sets of the first-level cache, and rows so far apart lie in more pages of memory than the processor has at hand: x is then
-# copied, a line further apart.
+# copied, a line further apart (1x1 with stride 2: 1.2 to 1.4 times as fast, Zen 3).
 cdef fc_index ALIASING_BYTES = 1024
 cdef fc_index FAR_BYTES = 2048
 # The length of a window from which on rows of dy are laid side by side: so many elements read them often enough.
-cdef fc_index DEPTH_TO_PACK = 128
-# Of few pixels the gradient takes as long to write as to compute: some rows of all panels of a task before the next ones, or
-# each row's few bytes would wait for their page (16 images, a dense layer of 4096 to 4096: 1.4 times as long, Zen 3).
-cdef fc_index NARROW_PIXELS = 48
-cdef fc_index NARROW_ROWS = 96
+cdef fc_index DEPTH_TO_PACK = 32
+# Rows of the gradient that all panels of a task take before the next ones: panel by panel, each row's few bytes would wait for
+# their page (16 images, a dense layer of 4096 to 4096: 1.4 times as long, Zen 3).
+cdef fc_index GRADIENT_ROWS = 96
+# A gradient that no second-level cache holds comes from memory for each unit: units of twice as many pixels, with twice the
+# source, take 0.7 to 0.9 of the time (1024 -> 2048 with stride 2, 512 -> 2048, Zen 3).
+cdef fc_index LARGE_GRADIENT = 1 << 21
 # All partial filter gradients together.
 cdef fc_index PARTIAL_BYTES = 1 << 22
 
@@ -103,6 +105,7 @@ cdef struct Job:
     fc_index images, rows, columns    # of a whole unit
     fc_index units_n, units_v, units_u, units
     bint copies                       # the source is copied, into [images][buffer_h][buffer_w][pitch]
+    bint thins                        # of which a filter of one tap leaves out the pixels that it steps over
     fc_index pitch                    # from one pixel of what a unit reads to the next
     fc_index part_c                   # channels that are copied
     fc_index buffer_h, buffer_w, buffer_bytes
@@ -138,7 +141,7 @@ cdef struct Job:
     # filter_gradient
     Images dy
     fc_index chunks, parts            # of the units, of the window's elements
-    fc_index panel_bytes              # from a task's packed panel of dy to the next (0: each over the one before)
+    bint packs_gradient               # dy is not read where it lies
     char *dw                          # [depth][filter_k]
     char *partial                     # [chunks - 1][depth][filter_k]
 
@@ -163,15 +166,19 @@ cdef inline bint must_copy(const Job *job) noexcept nogil:
     return job.x.where != NULL or not (stays_inside(&job.v, job.x.h) and stays_inside(&job.u, job.x.w))
 
 
+cdef inline bint is_large_gradient(const Job *job) noexcept nogil:
+    return job.dw != NULL and job.depth * job.filter_k * job.size >= LARGE_GRADIENT
+
+
 cdef fc_index unit_pixels(const Job *job) noexcept nogil:
     cdef fc_index pixel_bytes = (job.x.pixel + job.k * job.channel_groups) * job.size
     cdef fc_index share = job.x.n * job.v.count * job.u.count // TASKS
-    return max(PIXELS, min(min(MOST_PIXELS, UNIT_BYTES // pixel_bytes), share))
+    return max(2 * PIXELS if is_large_gradient(job) else PIXELS, min(min(MOST_PIXELS, UNIT_BYTES // pixel_bytes), share))
 
 
 cdef void plan_units(Job *job) noexcept nogil:
     cdef fc_index columns = job.u.count, rows = job.v.count, per_image = rows * columns, row_bytes = job.x.pixel * job.size
-    cdef fc_index pixels = unit_pixels(job), limit = SOURCE_BYTES
+    cdef fc_index pixels = unit_pixels(job), limit = 2 * SOURCE_BYTES if is_large_gradient(job) else SOURCE_BYTES
     if job.dw == NULL and not must_copy(job):
         limit = job.x.n * job.x.h * job.x.w * row_bytes
     job.columns = columns
@@ -201,10 +208,11 @@ cdef void plan_chunks(Job *job) noexcept nogil:
     the copy.  Of a single tap it then copies its own part of the channels alone."""
     cdef fc_index panels = job.channel_groups * job.panels.count, splits
     cdef fc_index pixel_bytes = job.x.pixel * job.size
-    cdef bint apart = job.v.step == job.u.step == 1 and (pixel_bytes % ALIASING_BYTES == 0 or pixel_bytes >= FAR_BYTES)
-    job.stretch = max(1, job.depth)
-    if job.images * job.rows * job.columns <= NARROW_PIXELS:
-        job.stretch = NARROW_ROWS
+    cdef fc_index step_bytes = pixel_bytes * job.u.step
+    cdef bint thins = job.v.taps * job.u.taps == 1 < job.v.step * job.u.step and not must_copy(job)
+    cdef bint apart = (step_bytes % ALIASING_BYTES == 0 or step_bytes >= FAR_BYTES) and (
+        job.v.step == job.u.step == 1 or thins or must_copy(job))
+    job.stretch = GRADIENT_ROWS
     job.chunks = max(1, min(min(job.units, TASKS), 1 + PARTIAL_BYTES // (job.depth * job.filter_k * job.size)))
     splits = ceil_div(TASKS, job.chunks)
     if apart and job.v.taps * job.u.taps * job.channel_groups == 1:
@@ -219,13 +227,17 @@ cdef void plan_chunks(Job *job) noexcept nogil:
         job.groups = min(panels, splits)
         job.parts = min(ceil_div(splits, job.groups), job.depth)
     if apart and panels >= 2 * job.groups:
-        job.pitch = job.part_c + 64 // job.size
+        job.pitch, job.thins = job.part_c + 64 // job.size, thins
+    # Whole vectors must be readable, and rows that start anywhere in a cache line, or share a few sets of the first-level cache,
+    # are slow to read again and again.
+    job.packs_gradient = (job.dy.where != NULL or job.k % job.fc.vl != 0 or job.dy.pixel * job.size % 64 != 0
+                          or (panels > 1 and job.depth >= DEPTH_TO_PACK))
 
 
 cdef void plan_buffer(Job *job) noexcept nogil:
     job.copies = job.pitch != job.x.pixel or must_copy(job)
-    job.buffer_h = span(&job.v, job.rows)
-    job.buffer_w = span(&job.u, job.columns)
+    job.buffer_h = job.rows if job.thins else span(&job.v, job.rows)
+    job.buffer_w = job.columns if job.thins else span(&job.u, job.columns)
     job.buffer_bytes = whole_lines(job.images * job.buffer_h * job.buffer_w * job.pitch * job.size) if job.copies else 0
 
 
@@ -234,6 +246,7 @@ cdef int fill_tables(Job *job) except -1:
     cdef fc_index pixels = job.images * job.rows * job.columns, vectors = job.panels.vectors
     cdef fc_index line = job.buffer_w if job.copies else job.x.w
     cdef fc_index lines = job.buffer_h if job.copies else job.x.h
+    cdef fc_index step_v = 1 if job.thins else job.v.step, step_u = 1 if job.thins else job.u.step
     cdef fc_index image, r, q, a, b, channel, i = 0
     job.row = <fc_index *>malloc((2 * pixels + job.depth + 2 * vectors + 1) * sizeof(fc_index))
     if job.row == NULL:
@@ -245,7 +258,7 @@ cdef int fill_tables(Job *job) except -1:
     for image in range(job.images):
         for r in range(job.rows):
             for q in range(job.columns):
-                job.row[i] = ((image * lines + r * job.v.step) * line + q * job.u.step) * job.pitch
+                job.row[i] = ((image * lines + r * step_v) * line + q * step_u) * job.pitch
                 job.place[i] = ((image * job.yh + r * job.v.place_step) * job.yw + q * job.u.place_step) * job.y_pixel
                 if job.pools:  # first into scratch memory
                     job.place[i] = i * job.k
@@ -281,6 +294,17 @@ cdef void free_job(Job *job) noexcept nogil:
 
 # ------------------------------------------------------------------------------------------------ one unit
 
+cdef void copy_thinned(const Job *job, const Unit *unit, fc_index top, fc_index left, fc_index first_c, fc_index c,
+                       char *buffer) noexcept nogil:
+    cdef fc_index i, r, q
+    for i in range(unit.images):
+        for r in range(unit.rows):
+            for q in range(unit.columns):
+                memcpy(buffer + ((i * job.buffer_h + r) * job.buffer_w + q) * job.pitch * job.size,
+                       job.x.data + ((((unit.n0 + i) * job.x.h + top + r * job.v.step) * job.x.w + left + q * job.u.step)
+                                     * job.x.pixel + first_c) * job.size, c * job.size)
+
+
 cdef Unit open_unit(const Job *job, fc_index index, fc_index first_c, char *buffer) noexcept nogil:
     """The unit's addresses; copies its source, part_c channels from the first one on, into the buffer where that is planned."""
     cdef Unit unit
@@ -297,6 +321,9 @@ cdef Unit open_unit(const Job *job, fc_index index, fc_index first_c, char *buff
         unit.x = job.x.data + ((unit.n0 * job.x.h + top) * job.x.w + left) * pixel_bytes
         return unit
     unit.x = buffer - first_c * job.size
+    if job.thins:
+        copy_thinned(job, &unit, top, left, first_c, c, buffer)
+        return unit
     for i in range(unit.images):
         copy_window(job.fc, buffer + i * job.buffer_h * job.buffer_w * pixel_bytes, &job.x, unit.n0 + i, top, left,
                     span(&job.v, unit.rows), job.buffer_w, first_c, c, job.pitch)
@@ -622,31 +649,36 @@ def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :,
 
 # ------------------------------------------------------------------------------------------------ filter gradient
 
-cdef const char *gradient_rows(const Job *job, const Unit *unit, fc_index group, fc_index panel, char *packed, bint is_packed,
-                               fc_index *ldb) noexcept nogil:
-    """The unit's pixels of one panel of one group of dy's channels, as rows that gemm can read; they may be packed already."""
-    cdef fc_index start = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - start
-    cdef fc_index n = panel_channels(&job.panels, start, start + width), first = group * job.k + start, i, at
-    cdef const char *b
-    ldb[0] = width
-    if job.dy.where != NULL:
-        if is_packed:
-            return packed
-        for i in range(unit.images):
-            at = (unit.n0 + i) * job.dy.gh * job.dy.gw * job.dy.pixel + first
-            job.fc.unpool(packed + i * unit.rows * unit.columns * width * job.size, unit.columns * width, width,
-                          job.dy.data + at * job.size, job.dy.where + at, job.dy.gh, job.dy.gw, job.dy.pixel, unit.r0, unit.q0,
-                          unit.rows, unit.columns, n, job.dy.scale)
-        return packed
-    b = job.dy.data + (((unit.n0 * job.yh + unit.r0) * job.yw + unit.q0) * job.dy.pixel + first) * job.size
-    if n < width or job.dy.pixel * job.size % 64 or (width < job.dy.pixel and job.depth >= DEPTH_TO_PACK):
-        # Whole vectors must be readable, and rows that start anywhere in a cache line, or share a few sets of the first-level
-        # cache, are slow to read again and again.
-        if not is_packed:
-            job.fc.pack(packed, b, unit.pixels, n, width, job.dy.pixel, 1)
-        return packed
-    ldb[0] = job.dy.pixel
-    return b
+cdef inline const char *gradient_rows(const Job *job, const Unit *unit, fc_index channel) noexcept nogil:
+    return job.dy.data + (((unit.n0 * job.yh + unit.r0) * job.yw + unit.q0) * job.dy.pixel + channel) * job.size
+
+
+cdef void unpool_panel(const Job *job, const Unit *unit, fc_index group, fc_index panel, char *packed) noexcept nogil:
+    cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first, i, at
+    for i in range(unit.images):
+        at = (unit.n0 + i) * job.dy.gh * job.dy.gw * job.dy.pixel + group * job.k + first
+        job.fc.unpool(packed + i * unit.rows * unit.columns * width * job.size, unit.columns * width, width,
+                      job.dy.data + at * job.size, job.dy.where + at, job.dy.gh, job.dy.gw, job.dy.pixel, unit.r0, unit.q0,
+                      unit.rows, unit.columns, panel_channels(&job.panels, first, first + width), job.dy.scale)
+
+
+cdef void pack_gradient(const Job *job, const Unit *unit, fc_index first_item, fc_index last_item, char *packed) noexcept nogil:
+    """The unit's pixels of some panels of dy, as rows that gemm can read; all panels of a group together, pixel by pixel."""
+    cdef fc_index item = first_item, panel, group, last, first, n
+    packed -= packed_place(job, first_item) * job.size
+    while item < last_item:
+        group, panel = item // job.panels.count, item % job.panels.count
+        if job.dy.where != NULL:
+            unpool_panel(job, unit, group, panel, packed + packed_place(job, item) * job.size)
+            item += 1
+            continue
+        last = min(job.panels.count, panel + last_item - item)
+        first = panel_start(&job.panels, panel)
+        n = panel_channels(&job.panels, first, panel_start(&job.panels, last))
+        job.fc.pack_panels(packed + packed_place(job, item - panel) * job.size, job.vector_place + first // job.fc.vl,
+                           job.vector_step + first // job.fc.vl, 0, gradient_rows(job, unit, group * job.k + first), unit.pixels,
+                           n, job.dy.pixel)
+        item += last - panel
 
 
 cdef void filter_gradient_task(const Job *job, const fc_index *dw_row, fc_index task, char *buffer) noexcept nogil:
@@ -654,25 +686,29 @@ cdef void filter_gradient_task(const Job *job, const fc_index *dw_row, fc_index 
     cdef fc_index part = task % job.parts, group = task // job.parts % job.groups, chunk = task // (job.parts * job.groups)
     cdef fc_index p0 = part * job.depth // job.parts, p1 = (part + 1) * job.depth // job.parts
     cdef fc_index first_c = p0 if job.part_c < job.x.pixel else 0
-    cdef fc_index p, q0, q1, first_unit = chunk * job.units // job.chunks, last_unit = (chunk + 1) * job.units // job.chunks
+    cdef fc_index p, q, first_unit = chunk * job.units // job.chunks, last_unit = (chunk + 1) * job.units // job.chunks
     cdef char *dw = job.dw if chunk == 0 else job.partial + (chunk - 1) * job.depth * job.filter_k * job.size
     cdef char *packed = buffer + job.buffer_bytes
     cdef const char *b
     cdef fc_index index, item, panel, channels, first, width, ldb, all_panels = job.channel_groups * job.panels.count
-    cdef fc_index first_item = group * all_panels // job.groups
+    cdef fc_index first_item = group * all_panels // job.groups, last_item = (group + 1) * all_panels // job.groups
     cdef Unit unit
     for index in range(first_unit, last_unit):
         unit = open_unit(job, index, first_c, buffer)
+        if job.packs_gradient:
+            pack_gradient(job, &unit, first_item, last_item, packed)
         for p in range(ceil_div(p1 - p0, job.stretch)):
-            q0 = p0 + p * job.stretch
-            q1 = min(q0 + job.stretch, p1)
-            for item in range(first_item, (group + 1) * all_panels // job.groups):
+            q = p0 + p * job.stretch
+            for item in range(first_item, last_item):
                 channels, panel = item // job.panels.count, item % job.panels.count
                 first = panel_start(&job.panels, panel)
                 width = panel_start(&job.panels, panel + 1) - first
-                b = gradient_rows(job, &unit, channels, panel, packed + (item - first_item) * job.panel_bytes, p > 0, &ldb)
-                job.fc.gemm(dw + (channels * job.k + first) * job.size, dw_row + q0, unit.x + channels * job.x.c * job.size,
-                            job.col + q0, q1 - q0, job.row, unit.pixels, b, ldb, width // job.fc.vl,
+                if job.packs_gradient:
+                    b, ldb = packed + (packed_place(job, item) - packed_place(job, first_item)) * job.size, width
+                else:
+                    b, ldb = gradient_rows(job, &unit, channels * job.k + first), job.dy.pixel
+                job.fc.gemm(dw + (channels * job.k + first) * job.size, dw_row + q, unit.x + channels * job.x.c * job.size,
+                            job.col + q, min(job.stretch, p1 - q), job.row, unit.pixels, b, ldb, width // job.fc.vl,
                             panel_channels(&job.panels, first, first + width), NULL, NULL, NULL,
                             FC_ACCUMULATE if index > first_unit else FC_FAR)
 
@@ -686,16 +722,16 @@ cdef void add_chunks(const Job *job, fc_index piece) noexcept nogil:
 
 
 cdef int run_filter_gradient(Job *job, int num_threads) except -1:
-    cdef fc_index i, partial_bytes, thread_bytes, panel_bytes
+    cdef fc_index i, partial_bytes, thread_bytes, panels = ceil_div(job.channel_groups * job.panels.count, job.groups)
     cdef fc_index *dw_row
     cdef Block block
     cdef char *data
     partial_bytes = whole_lines((job.chunks - 1) * job.depth * job.filter_k * job.size)
-    panel_bytes = whole_lines(job.images * job.rows * job.columns * job.fc.max_vectors * job.fc.vl * job.size)
-    thread_bytes = job.buffer_bytes + panel_bytes
-    if job.stretch < job.depth:  # a task comes back to its panels
-        job.panel_bytes = panel_bytes
-        thread_bytes = job.buffer_bytes + ceil_div(job.channel_groups * job.panels.count, job.groups) * panel_bytes
+    thread_bytes = job.buffer_bytes
+    if job.packs_gradient:
+        job.packed_rows = job.images * job.rows * job.columns
+        thread_bytes += panels * (whole_lines(job.packed_rows * job.fc.max_vectors * job.fc.vl * job.size) + 64)
+        place_vectors(job)
     block = scratch(partial_bytes + num_threads * thread_bytes + job.depth * sizeof(fc_index))
     data = block.data
     job.partial = data
