@@ -251,13 +251,15 @@ cdef void plan_gradient(Job *job) noexcept nogil:
     job.parts = ceil_div(job.c, max(job.fc.vl, SUM_BYTES * job.passes // sum_bytes))
     job.part_c = whole_vectors(job, ceil_div(job.c, job.parts))
     job.parts = ceil_div(job.c, job.part_c)
-    job.block = min(GRADIENT_TILES, ceil_div(job.tiles, CHUNKS))
-    job.blocks = ceil_div(job.tiles, job.block)
-    job.plane_v, job.row_v = plane_size(job, job.block, job.part_c), job.part_c
     # A power of two, so that 2, 4, 8 threads get the same share.
     job.chunks = 1
-    while 2 * job.chunks * job.groups * job.parts <= CHUNKS and 2 * job.chunks <= min(job.blocks, PARTIAL_BYTES // dw_bytes):
+    while 2 * job.chunks * job.groups * job.parts <= CHUNKS and 2 * job.chunks <= min(job.tiles, PARTIAL_BYTES // dw_bytes):
         job.chunks *= 2
+    job.block = min(GRADIENT_TILES, ceil_div(job.tiles, job.chunks))
+    job.blocks = ceil_div(job.tiles, job.block)
+    while job.chunks > job.blocks:  # none is left without
+        job.chunks //= 2
+    job.plane_v, job.row_v = plane_size(job, job.block, job.part_c), job.part_c
 
 
 cdef int fill_tables(Job *job) except -1:
