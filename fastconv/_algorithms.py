@@ -1,9 +1,10 @@
 """Which algorithm computes a convolution: decided from its shape alone, so that equal shapes give equal bits.
 
     filter, stride, dilation   channels, filters   tiles, times channels     products      algorithm
-    3x3 or 5x5, 1, 1           8 or more           8 or more, 1024 or more   1.5 times     winograd
-    1x3, 3x1, 1x5, 5x1; 1, 1   48 or more          (the filters' gradient:   fewer or
-                                                   32, 2048)                 better
+    3x3 or 5x5, 1, 1           8 or more (the      8 or more, 1024 or more   1.5 times     winograd
+                               filters' gradient:  (the filters' gradient:   fewer or
+                               16 or more)         8, times channels twice   better
+    1x3, 3x1, 1x5, 5x1; 1, 1   48 or more          65536 or more)
     these                      any other                                                   direct
     anything else                                                                          direct
 
@@ -36,10 +37,12 @@ from fastconv.geometry import Axis
 ALGORITHMS = ("auto", "direct", "winograd")
 # The filters that Winograd's algorithm is there for.
 KERNELS = {(3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1)}
-LEAST_CHANNELS = 8
+LEAST_CHANNELS = {"forward": 8, "input_gradient": 8, "filter_gradient": 16}
 LEAST_CHANNELS_OF_LINES = 48
-# Tiles, and tiles times channels. (The filters' gradient runs its products along the tiles.)
-LEAST_TILES = {"forward": (8, 1024), "input_gradient": (8, 1024), "filter_gradient": (32, 2048)}
+LEAST_TILES = 8
+# Tiles times channels. (The products of the filters' gradient run along the tiles: times channels twice. Its
+# break-even with AVX2, 3x3: 128 tiles of 16 channels, 50 of 32, 12 of 64, fewer than 8 of 128.)
+LEAST_PRODUCT = {"forward": 1 << 10, "input_gradient": 1 << 10, "filter_gradient": 1 << 16}
 # The transforms take about as long as a third of the products.
 LEAST_GAIN = 1.5
 
@@ -110,9 +113,10 @@ def winograd(
     gain = math.prod(axis.out * axis.kernel for axis in axes) / math.prod(products for _, products in cuts)
     tiles = images * math.prod(tiles for tiles, _ in cuts)
     fewer = min(channels, filters)
-    least_channels = LEAST_CHANNELS_OF_LINES if 1 in (vertical.kernel, horizontal.kernel) else LEAST_CHANNELS
-    least_tiles, least_product = LEAST_TILES[computes]
-    enough = fewer >= least_channels and tiles >= least_tiles and tiles * fewer >= least_product
+    of_lines = 1 in (vertical.kernel, horizontal.kernel)
+    least_channels = LEAST_CHANNELS_OF_LINES if of_lines else LEAST_CHANNELS[computes]
+    product = tiles * fewer * (fewer if computes == "filter_gradient" else 1)
+    enough = fewer >= least_channels and tiles >= LEAST_TILES and product >= LEAST_PRODUCT[computes]
     return enough and gain >= LEAST_GAIN
 
 

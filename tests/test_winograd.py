@@ -194,6 +194,13 @@ def test_few_tiles_and_the_filter_gradient():
     assert len({bits for three in results.values() for bits in three}) == 6
 
 
+@pytest.mark.parametrize(("channels", "expected"), [(64, False), (128, True)])
+def test_the_filter_gradient_of_eight_tiles(channels, expected):
+    axis = geometry.axis(7, 3, 1, 1, "SAME")
+    how = ("auto", 2, axis, axis, channels, channels, "filter_gradient")
+    assert _algorithms.winograd(*how) is expected
+
+
 def test_large_filters_for_few_tiles():
     """The drivers then keep only one panel of the transformed filters."""
     x, filters, dy = arrays(3, 7, 6, 200, 170, 3, np.float32)
