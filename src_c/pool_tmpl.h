@@ -23,13 +23,14 @@ static void FN(pool_nans)(T *y, uint8_t *where, const T *x, fc_index x_row, fc_i
     }
 }
 
-/* One vector of maxima.  A NaN is never greater, so it is looked for apart: two pixels a comparison. */
-FC_INLINE void FN(pool_vector)(T *y, uint8_t *where, const T *x, fc_index x_row, fc_index x_pixel, fc_index h, fc_index w,
-                               fc_index tap, fc_index tap_row, fc_index lanes)
+/* One vector of a window's maxima and, where they are `wanted`, their taps.  A NaN is never greater, so it is looked for apart, two
+ * pixels a comparison: where they are not `ordered` there is one, and neither maximum nor tap counts. */
+FC_INLINE vec FN(window_max)(truth *ordered, tags *number, int wanted, const T *x, fc_index x_row, fc_index x_pixel, fc_index h,
+                             fc_index w, fc_index tap, fc_index tap_row, fc_index lanes)
 {
     vec best = lanes < VL ? FN(load_part)(x, lanes) : FN(load)(x), before = best;
-    truth ordered = FN(always)();
-    tags number = FN(splat_tags)(tap);
+    *ordered = FN(always)();
+    *number = FN(splat_tags)(tap);
 #pragma GCC unroll 3
     for (fc_index r = 0; r < h; r++)
 #pragma GCC unroll 3
@@ -39,14 +40,23 @@ FC_INLINE void FN(pool_vector)(T *y, uint8_t *where, const T *x, fc_index x_row,
             const T *at = x + r * x_row + q * x_pixel;
             const vec here = lanes < VL ? FN(load_part)(at, lanes) : FN(load)(at);
             if ((r * w + q) % 2 || r * w + q == h * w - 1)
-                ordered = FN(and_ordered)(ordered, before, here);
-            if (where)
-                number = FN(choose_tags)(FN(greater)(here, best), FN(splat_tags)(tap + r * tap_row + q), number);
+                *ordered = FN(and_ordered)(*ordered, before, here);
+            if (wanted)
+                *number = FN(choose_tags)(FN(greater)(here, best), FN(splat_tags)(tap + r * tap_row + q), *number);
             best = FN(max)(here, best);
             before = here;
         }
     if (h * w == 1)
-        ordered = FN(and_ordered)(ordered, best, best);
+        *ordered = FN(and_ordered)(*ordered, best, best);
+    return best;
+}
+
+FC_INLINE void FN(pool_vector)(T *y, uint8_t *where, const T *x, fc_index x_row, fc_index x_pixel, fc_index h, fc_index w,
+                               fc_index tap, fc_index tap_row, fc_index lanes)
+{
+    truth ordered;
+    tags number;
+    vec best = FN(window_max)(&ordered, &number, where != NULL, x, x_row, x_pixel, h, w, tap, tap_row, lanes);
     if (where && !FN(all)(ordered)) {
         FN(pool_nans)(y, where, x, x_row, x_pixel, h, w, tap, tap_row, lanes < VL ? lanes : VL);
         return;
@@ -275,27 +285,17 @@ static void FN(avg_pool_grad_row)(void *dx_, const void *dy_, fc_index x_row, fc
     }
 }
 
-/* One window of h x w pixels, 1 or 2 each way. */
+/* One window of h x w pixels, 1 or 2 each way; a NaN's gradient goes nowhere, as relu's. */
 FC_INLINE void FN(pool_window)(T *y, uint8_t *where, const T *x, fc_index x_row, fc_index x_pixel, fc_index h, fc_index w, fc_index n)
 {
     for (fc_index ch = 0; ch < n; ch += VL) {
-        const fc_index lanes = n - ch;
-        vec best = lanes < VL ? FN(load_part)(x + ch, lanes) : FN(load)(x + ch);
-        ivec number = {0};
-        for (fc_index r = 0; r < h; r++)
-            for (fc_index q = r == 0; q < w; q++) {
-                const T *at = x + r * x_row + q * x_pixel + ch;
-                const vec here = lanes < VL ? FN(load_part)(at, lanes) : FN(load)(at);
-                const ivec later = (here > best) | ((here != here) & (best == best));
-                best = FN(select)(later, here, best);
-                number = (later & ((INT)(2 * r + q) - (ivec){0})) | (~later & number);
-            }
-        if (lanes < VL)
-            FN(store_part)(y + ch, best, lanes);
-        else
-            FN(store)(y + ch, best);
+        truth ordered;
+        tags number;
+        vec best = FN(window_max)(&ordered, &number, where != NULL, x + ch, x_row, x_pixel, h, w, 0, 2, n - ch);
+        best = FN(choose)(ordered, best, FN(splat)((T)NAN));
+        FN(store_lanes)(y + ch, best, n - ch);
         if (where)
-            FN(store_bytes)(where + ch, number | (~(best > 0) & ((INT)FC_DEAD - (ivec){0})), lanes);
+            FN(store_tags)(where + ch, FN(choose_tags)(FN(greater)(best, (vec){0}), number, FN(splat_tags)(FC_DEAD)), n - ch);
     }
 }
 
@@ -306,11 +306,13 @@ static void FN(pool_windows)(void *y_, uint8_t *where, fc_index y_row, fc_index 
         for (fc_index q = 0; q < columns; q += 2) {
             const fc_index to = r / 2 * y_row + q / 2 * y_pixel;
             const T *x = (const T *)x_ + r * x_row + q * x_pixel;
-            uint8_t *where_to = where ? where + to : where;
-            if (r + 2 <= rows && q + 2 <= columns)
-                FN(pool_window)((T *)y_ + to, where_to, x, x_row, x_pixel, 2, 2, n);
+            if (r + 2 <= rows && q + 2 <= columns && where)
+                FN(pool_window)((T *)y_ + to, where + to, x, x_row, x_pixel, 2, 2, n);
+            else if (r + 2 <= rows && q + 2 <= columns)
+                FN(pool_window)((T *)y_ + to, NULL, x, x_row, x_pixel, 2, 2, n);
             else
-                FN(pool_window)((T *)y_ + to, where_to, x, x_row, x_pixel, rows - r < 2 ? 1 : 2, columns - q < 2 ? 1 : 2, n);
+                FN(pool_window)((T *)y_ + to, where ? where + to : where, x, x_row, x_pixel, rows - r < 2 ? 1 : 2,
+                                columns - q < 2 ? 1 : 2, n);
         }
 }
 
