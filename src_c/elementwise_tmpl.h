@@ -89,7 +89,7 @@ static void FN(dropout)(void *y_, uint8_t *where, const void *x_, fc_index n, ui
         philox(bits, block, seed);
         const fc_index count = n - i < 4 * PHILOX_BLOCKS ? n - i : 4 * PHILOX_BLOCKS;
         for (fc_index e = 0; e < count; e++) {
-            const T kept = x[i + e] * scale; /* before it is asked for: so the loop has no branches */
+            const T kept = x[i + e] * scale; /* whether it is or not: so the loop has no branches */
             y[i + e] = bits[e] >= threshold ? kept : 0;
         }
         if (where)

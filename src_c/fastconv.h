@@ -28,6 +28,7 @@ enum {
     FC_OUTER = 2, /* rows 2, 3 and 5 */
     FC_BOTH = FC_INNER | FC_OUTER,
 };
+static inline int fc_half(fc_index row) { return row == 2 || row == 3 || row == 5 ? FC_OUTER : FC_INNER; }
 
 /* Pooling by 2x2 windows leaves one byte per result for its gradient: the number of the pixel in its window (0 1 / 2 3) that the
  * gradient goes to, or FC_DEAD, where it goes nowhere. */

@@ -5,11 +5,11 @@
 enum {
     PHILOX_LANES = FC_VECTOR_BYTES / 8,
     PHILOX_VECTORS = 2, /* in turn: one round waits for the one before */
-    PHILOX_BLOCKS = 64, /* counters at a time, each of four words */
+    PHILOX_BLOCKS = 64, /* counters at a time, of four words each */
 };
 
-/* The words of PHILOX_VECTORS vectors of counters, the first of them `block`; little-endian. */
-FC_INLINE void philox_some(uint32_t *bits, uint64_t block, uint64_t seed)
+/* bits[4 * i + word] for the counters block + i, of which PHILOX_VECTORS vectors hold all. */
+FC_INLINE void philox_vectors(uint32_t *bits, uint64_t block, uint64_t seed)
 {
     lanes64 c0[PHILOX_VECTORS], c1[PHILOX_VECTORS], c2[PHILOX_VECTORS], c3[PHILOX_VECTORS], lane;
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
@@ -35,18 +35,19 @@ FC_INLINE void philox_some(uint32_t *bits, uint64_t block, uint64_t seed)
         k1 += 0xBB67AE85u;
     }
 #pragma GCC unroll 2
-    for (int i = 0; i < PHILOX_VECTORS; i++) {
-        const lanes64 first = (c0[i] & 0xFFFFFFFFu) | c1[i] << 32, last = (c2[i] & 0xFFFFFFFFu) | c3[i] << 32;
+    for (int i = 0; i < PHILOX_VECTORS; i++)
         for (int j = 0; j < PHILOX_LANES; j++) {
-            const uint64_t words[2] = {first[j], last[j]};
-            memcpy(bits + 4 * (i * PHILOX_LANES + j), words, sizeof words);
+            uint32_t *four = bits + 4 * (i * PHILOX_LANES + j);
+            four[0] = (uint32_t)c0[i][j];
+            four[1] = (uint32_t)c1[i][j];
+            four[2] = (uint32_t)c2[i][j];
+            four[3] = (uint32_t)c3[i][j];
         }
-    }
 }
 
 /* bits[4 * i + word] for the counters block + i, i < PHILOX_BLOCKS. */
 FC_INLINE void philox(uint32_t *bits, uint64_t block, uint64_t seed)
 {
     for (int i = 0; i < PHILOX_BLOCKS; i += PHILOX_VECTORS * PHILOX_LANES)
-        philox_some(bits + 4 * i, block + (uint64_t)i, seed);
+        philox_vectors(bits + 4 * i, block + (uint64_t)i, seed);
 }

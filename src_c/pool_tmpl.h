@@ -341,6 +341,19 @@ FC_INLINE void FN(unpool_window)(T *dy, fc_index dy_row, fc_index dy_pixel, cons
     }
 }
 
+/* The same, each kind of window with loops of its own, which the compiler unrolls. */
+FC_INLINE void FN(unpool_columns)(T *dy, fc_index dy_row, fc_index dy_pixel, const T *g, const uint8_t *where,
+                                  const fc_index first_r, const fc_index last_r, fc_index first_q, fc_index last_q, fc_index n,
+                                  vec factor)
+{
+    if (first_q == 1)
+        FN(unpool_window)(dy, dy_row, dy_pixel, g, where, first_r, last_r, 1, 2, n, factor);
+    else if (last_q == 1)
+        FN(unpool_window)(dy, dy_row, dy_pixel, g, where, first_r, last_r, 0, 1, n, factor);
+    else
+        FN(unpool_window)(dy, dy_row, dy_pixel, g, where, first_r, last_r, 0, 2, n, factor);
+}
+
 static void FN(unpool)(void *dy_, fc_index dy_row, fc_index dy_pixel, const void *g_, const uint8_t *where_, fc_index gh,
                        fc_index gw, fc_index c, fc_index top, fc_index left, fc_index rows, fc_index columns, fc_index n,
                        double scale)
@@ -351,12 +364,14 @@ static void FN(unpool)(void *dy_, fc_index dy_row, fc_index dy_pixel, const void
         for (fc_index q = left - (left & 1); q < left + columns; q += 2) {
             const int inside = r >= 0 && q >= 0 && r < 2 * gh && q < 2 * gw;
             const fc_index window = inside ? (r / 2 * gw + q / 2) * c : 0;
+            const fc_index first_q = q < left, last_q = q + 2 > left + columns ? 1 : 2;
             T *dy = (T *)dy_ + (r - top) * dy_row + (q - left) * dy_pixel;
             const T *g = inside ? (const T *)g_ + window : 0;
-            if (r >= top && q >= left && r + 2 <= top + rows && q + 2 <= left + columns)
-                FN(unpool_window)(dy, dy_row, dy_pixel, g, where_ + window, 0, 2, 0, 2, n, factor);
+            if (r < top)
+                FN(unpool_columns)(dy, dy_row, dy_pixel, g, where_ + window, 1, 2, first_q, last_q, n, factor);
+            else if (r + 2 > top + rows)
+                FN(unpool_columns)(dy, dy_row, dy_pixel, g, where_ + window, 0, 1, first_q, last_q, n, factor);
             else
-                FN(unpool_window)(dy, dy_row, dy_pixel, g, where_ + window, r < top, r + 2 > top + rows ? 1 : 2, q < left,
-                                  q + 2 > left + columns ? 1 : 2, n, factor);
+                FN(unpool_columns)(dy, dy_row, dy_pixel, g, where_ + window, 0, 2, first_q, last_q, n, factor);
         }
 }

@@ -49,7 +49,7 @@ FC_INLINE void FN(data_half)(vec *restrict out, const vec *restrict d, const int
     }
 }
 
-/* The three points of a half. */
+/* The three points of a half: 0 FC_INNER, 1 FC_OUTER. */
 static const int FN(points_of)[2][3] = {{0, 1, 4}, {2, 3, 5}};
 
 FC_INLINE void FN(data_points)(vec *restrict out, const vec *restrict d, const int step, const int n)
@@ -132,7 +132,7 @@ FC_INLINE void FN(data_vector)(fc_index ch, fc_index lanes, const int rows, cons
 {
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
-        if (!(halves & 1 << half))
+        if (!(halves & (half == 0 ? FC_INNER : FC_OUTER)))
             continue;
         vec t[6][3], line[6], out[6];
 #pragma GCC unroll 6
@@ -175,7 +175,7 @@ FC_INLINE void FN(data_vector)(fc_index ch, fc_index lanes, const int rows, cons
         if (whole < c)                                                                                                       \
             FN(data_rest_##HALVES)(v, plane, pixel, whole, c, rows, columns);                                                \
     }
-X(1) X(2) X(3)
+X(FC_INNER) X(FC_OUTER) X(FC_BOTH)
 #undef X
 
 FC_INLINE void FN(data_line)(T *v, fc_index plane, const void *const *pixel, fc_index c, const int n)
@@ -197,9 +197,9 @@ static void FN(winograd_data)(void *v, fc_index plane, const void *const *pixel,
         return;
     }
     switch (halves) {
-    case 1: FN(data_1)(v, plane, pixel, c, rows, columns); break;
-    case 2: FN(data_2)(v, plane, pixel, c, rows, columns); break;
-    case 3: FN(data_3)(v, plane, pixel, c, rows, columns); break;
+    case FC_INNER: FN(data_FC_INNER)(v, plane, pixel, c, rows, columns); break;
+    case FC_OUTER: FN(data_FC_OUTER)(v, plane, pixel, c, rows, columns); break;
+    default: FN(data_FC_BOTH)(v, plane, pixel, c, rows, columns); break;
     }
 }
 
@@ -247,12 +247,12 @@ FC_INLINE void FN(filter_line)(T *u, fc_index plane, const void *const *tap, fc_
     {                                                                                                                        \
         fc_index ch = 0;                                                                                                     \
         for (; ch + VL <= c; ch += VL)                                                                                       \
-            FN(filter_vector)(ch, VL, rows, columns, HALF, u, plane, tap, R);                                                \
+            FN(filter_vector)(ch, VL, rows, columns, HALF == FC_OUTER, u, plane, tap, R);                                    \
         if (ch < c)                                                                                                          \
-            FN(filter_vector)(ch, c - ch, rows, columns, HALF, u, plane, tap, R);                                            \
+            FN(filter_vector)(ch, c - ch, rows, columns, HALF == FC_OUTER, u, plane, tap, R);                                \
     }
-X(2, 0) X(3, 0) X(4, 0) X(5, 0)
-X(2, 1) X(3, 1) X(4, 1) X(5, 1)
+X(2, FC_INNER) X(3, FC_INNER) X(4, FC_INNER) X(5, FC_INNER)
+X(2, FC_OUTER) X(3, FC_OUTER) X(4, FC_OUTER) X(5, FC_OUTER)
 #undef X
 
 #define X(R)                                                                                                                 \
@@ -263,10 +263,10 @@ X(2, 1) X(3, 1) X(4, 1) X(5, 1)
             FN(filter_line)(u, plane, tap, c, R, rows * columns);                                                            \
             return;                                                                                                          \
         }                                                                                                                    \
-        if (halves & 1)                                                                                                      \
-            FN(filter_##R##_0)(u, plane, tap, c, rows, columns);                                                             \
-        if (halves & 2)                                                                                                      \
-            FN(filter_##R##_1)(u, plane, tap, c, rows, columns);                                                             \
+        if (halves & FC_INNER)                                                                                               \
+            FN(filter_##R##_FC_INNER)(u, plane, tap, c, rows, columns);                                                      \
+        if (halves & FC_OUTER)                                                                                               \
+            FN(filter_##R##_FC_OUTER)(u, plane, tap, c, rows, columns);                                                      \
     }
 X(2) X(3) X(4) X(5)
 #undef X

@@ -15,8 +15,9 @@ second-level cache, so no inner loop ever asks where the image ends.
                       (filters that a task packs, or reads where they lie: some rows of all its panels before the next ones)
 
     filter_gradient
-        phase 1       for each (chunk of units, panel, part of the filter's rows), shared out among the threads:
-                        for each unit: copy the source;  gemm adds to the chunk's own partial gradient
+        phase 1       for each (chunk of units, group of panels, part of the filter's rows), shared out among the threads:
+                        for each unit: copy the source, pack the output's gradient
+                                       for some rows: for each panel: gemm adds to the chunk's own partial gradient
         phase 2       add up the chunks, in order
 
 Groups of channels have panels of their own, and read a unit's source, copied once, where their channels lie in it.
@@ -101,6 +102,9 @@ cdef struct Job:
     fc_index depth                    # taps * channels of a group: the length of a window
     fc_index stretch                  # of it, which all panels of a task take before the next
     Panels panels
+    fc_index packed_rows              # of each panel: a window, or a task's own stretch of it (filter_gradient: a unit's pixels)
+    fc_index *vector_place            # [vectors of the panels] where each begins in the packed panels, elements
+    fc_index *vector_step             # [the same] from one row of it to the next
     # units
     fc_index images, rows, columns    # of a whole unit
     fc_index units_n, units_v, units_u, units
@@ -126,9 +130,6 @@ cdef struct Job:
     fc_index pack_tasks
     fc_index own_bytes                # of what a task packs
     char *packed                      # panels
-    fc_index packed_rows              # of each: all, or a task's own stretch
-    fc_index *vector_place            # [vectors of the panels] where each begins in them, elements
-    fc_index *vector_step             # [the same] from one row of it to the next
     const char *gain
     const char *bias
     const char *side                  # as y
@@ -204,8 +205,9 @@ cdef void plan_units(Job *job) noexcept nogil:
 
 
 cdef void plan_chunks(Job *job) noexcept nogil:
-    """filter_gradient's tasks, and the pitch of its source: another than the image's if each task has several panels that read
-    the copy.  Of a single tap it then copies its own part of the channels alone."""
+    """filter_gradient's tasks, how they read the output's gradient, and the pitch of its source: another than the image's if each
+    task has several panels that read the copy.  Of a single tap it then copies its own part of the channels alone, and of the
+    pixels those that it does not step over."""
     cdef fc_index panels = job.channel_groups * job.panels.count, splits
     cdef fc_index pixel_bytes = job.x.pixel * job.size
     cdef fc_index step_bytes = pixel_bytes * job.u.step
@@ -227,7 +229,7 @@ cdef void plan_chunks(Job *job) noexcept nogil:
         job.groups = min(panels, splits)
         job.parts = min(ceil_div(splits, job.groups), job.depth)
     if apart and panels >= 2 * job.groups:
-        job.pitch, job.thins = job.part_c + 64 // job.size, thins
+        job.copies, job.thins, job.pitch = True, thins, job.part_c + 64 // job.size
     # Whole vectors must be readable, and rows that start anywhere in a cache line, or share a few sets of the first-level cache,
     # are slow to read again and again.
     job.packs_gradient = (job.dy.where != NULL or job.k % job.fc.vl != 0 or job.dy.pixel * job.size % 64 != 0
@@ -235,7 +237,6 @@ cdef void plan_chunks(Job *job) noexcept nogil:
 
 
 cdef void plan_buffer(Job *job) noexcept nogil:
-    job.copies = job.pitch != job.x.pixel or must_copy(job)
     job.buffer_h = job.rows if job.thins else span(&job.v, job.rows)
     job.buffer_w = job.columns if job.thins else span(&job.u, job.columns)
     job.buffer_bytes = whole_lines(job.images * job.buffer_h * job.buffer_w * job.pitch * job.size) if job.copies else 0
@@ -280,6 +281,7 @@ cdef int plan(Job *job, const fc_kernels *fc, fc_index size, fc_index k, vertica
     job.depth = job.v.taps * job.u.taps * job.x.c
     plan_units(job)
     job.pitch = job.part_c = job.x.pixel
+    job.copies = must_copy(job)
     if job.dw != NULL:
         plan_chunks(job)
     plan_buffer(job)

@@ -17,6 +17,7 @@ cdef extern from "fastconv.h" nogil:
         FC_OUTER
         FC_BOTH
 
+    int fc_half(fc_index row) noexcept
     void fc_prefetch(const void *address) noexcept
 
     ctypedef struct fc_taps:

@@ -10,8 +10,9 @@
 
     filter_gradient
         phase 1       for each (chunk of blocks, group of panels, part of the channels), shared out:
-                        V = B^T x B, W = G dy G^T     [36][tile][C], [36][tile][width of the group]
-                        S += V^T W, one product a point                      [36][channel][width of the group]
+                        for all points, or one half of them after the other: for each block:
+                          V = B^T x B, W = G dy G^T   [36][tile][C], [36][tile][width of the group]
+                          S += V^T W, one product a point                    [36][channel][width of the group]
                         the chunk's own dw = A^T S A
         phase 2       add up the chunks, in order
 
@@ -36,7 +37,8 @@ from fastconv._kernels.blocks cimport (
 )
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport (
-    FC_ACCUMULATE, FC_BIAS, FC_BOTH, FC_FAR, FC_GAIN, FC_INNER, FC_OUTER, FC_RELU, FC_SIDE, fc_index, fc_kernels, fc_prefetch,
+    FC_ACCUMULATE, FC_BIAS, FC_BOTH, FC_FAR, FC_GAIN, FC_INNER, FC_OUTER, FC_RELU, FC_SIDE, fc_half, fc_index,
+    fc_kernels, fc_prefetch,
 )
 from fastconv._kernels.memory cimport Block, scratch
 
@@ -62,9 +64,9 @@ cdef fc_index GRADIENT_TILES = 36
 cdef fc_index TASKS = 2
 # Panels of a filter gradient are taken together until their row of S or W is so long: each group transforms the source anew.
 cdef fc_index GROUP_BYTES = 256
-# A filter gradient's S for one task and one half of the points: of the same cache, or little more, for the wider S is, the fewer
-# tasks transform the same pixels.  (Zen 3, 512 KB of it: 320K is 3 to 10% slower.)  An S of which the whole takes more than half
-# of that is computed in two passes: all else that has to stay beside it is halved as well.
+# A filter gradient's S for one task and one pass: of the same cache, or little more, for the wider S is, the fewer tasks
+# transform the same pixels.  (Zen 3, 512 KB of it: 320K is 3 to 10% slower.)  Where S of all channels takes more than half of
+# that, the points are taken in two passes of 18: all else that has to stay beside it is halved as well.
 cdef fc_index SUM_BYTES = 512 << 10
 # Its tasks, where the shape allows: each chunk of them has a gradient of its own.
 cdef fc_index CHUNKS = 8
@@ -515,11 +517,6 @@ cdef void finish_gradient(const Job *job, const Part *part, fc_index chunk, fc_i
                            <int>max(job.tv.taps, job.tu.taps), <int>job.tv.points, <int>job.tu.points)
 
 
-cdef inline bint has_point(int halves, fc_index p) noexcept nogil:
-    cdef fc_index row = p // EDGE
-    return halves == FC_BOTH or (row == 2 or row == 3 or row == 5) == (halves == FC_OUTER)
-
-
 cdef void add_products(const Job *job, const Part *part, const Tiles *tiles, char *s, const char *v, const char *w,
                        int halves, int flags) noexcept nogil:
     """S += V^T W of one block, point by point."""
@@ -527,7 +524,7 @@ cdef void add_products(const Job *job, const Part *part, const Tiles *tiles, cha
     cdef fc_index plane_w = plane_size(job, job.block, job.group_k)
     cdef fc_index p, t, count, panel, at, width
     for p in range(job.points):
-        if not has_point(halves, p):
+        if not halves & fc_half(p // EDGE):  # (the points of a line, of which all are computed, count as one row)
             continue
         t = first_with(job, tiles, p)
         count = last_with(job, tiles, p) - t
