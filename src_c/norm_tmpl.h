@@ -49,19 +49,30 @@ static void FN(moments)(double *sums, fc_index before, const void *total_, const
 /* What relu sees, in one text for the forward pass and for the gradients, which ask its sign again. */
 #define NORMAL(x, mean, gain, offset) (((x) - (mean)) * (gain) + (offset))
 
+/* Whole vectors and the rest are compiled apart, in this and in the gradient: where they meet, what becomes an FMA depends on more
+ * than the expression, and a fused pass would not have the bits of its parts. */
+FC_INLINE void FN(normalize_vector)(T *restrict y, const T *restrict x, const T *restrict mean, const T *restrict gain,
+                                    const T *restrict offset, const T *restrict side, fc_index lanes, int relu)
+{
+    vec v = NORMAL(FN(load_lanes)(x, lanes), FN(load_lanes)(mean, lanes), FN(load_lanes)(gain, lanes),
+                   FN(load_lanes)(offset, lanes));
+    if (side)
+        v += FN(load_lanes)(side, lanes);
+    FN(claim)(y);
+    FN(store_lanes)(y, relu ? FN(positive)(v) : v, lanes);
+}
+
 FC_INLINE void FN(normalize_rows)(T *restrict y, const T *restrict x, const T *restrict mean, const T *restrict gain,
                                   const T *restrict offset, const T *restrict side, fc_index rows, fc_index c, int relu)
 {
-    for (fc_index r = 0; r < rows; r++)
-        for (fc_index ch = 0; ch < c; ch += VL) {
-            const fc_index at = r * c + ch, lanes = c - ch;
-            vec v = NORMAL(FN(load_lanes)(x + at, lanes), FN(load_lanes)(mean + ch, lanes), FN(load_lanes)(gain + ch, lanes),
-                           FN(load_lanes)(offset + ch, lanes));
-            if (side)
-                v += FN(load_lanes)(side + at, lanes);
-            FN(claim)(y + at);
-            FN(store_lanes)(y + at, relu ? FN(positive)(v) : v, lanes);
-        }
+    for (fc_index r = 0, at = 0; r < rows; r++) {
+        fc_index ch = 0;
+        for (; ch + VL <= c; ch += VL, at += VL)
+            FN(normalize_vector)(y + at, x + at, mean + ch, gain + ch, offset + ch, side ? side + at : NULL, VL, relu);
+        if (ch < c)
+            FN(normalize_vector)(y + at, x + at, mean + ch, gain + ch, offset + ch, side ? side + at : NULL, c - ch, relu);
+        at += c - ch;
+    }
 }
 
 static void FN(normalize)(void *y, const void *x, const void *mean, const void *gain, const void *offset, const void *side,
@@ -132,21 +143,33 @@ static void FN(normalize_sums)(double *sums, const void *dy, const void *x, cons
 }
 #undef SUM_VECTORS
 
+FC_INLINE void FN(normalize_grad_vector)(T *restrict dx, const T *restrict dy, const T *restrict x, const T *restrict mean,
+                                         const T *restrict gain, const T *restrict offset, const T *restrict level,
+                                         const T *restrict tilt, fc_index lanes)
+{
+    const vec value = FN(load_lanes)(x, lanes), centre = FN(load_lanes)(mean, lanes);
+    const vec factor = FN(load_lanes)(gain, lanes), slope = FN(load_lanes)(tilt, lanes);
+    vec g = FN(load_lanes)(dy, lanes);
+    if (offset)
+        g = (vec)((ivec)g & (NORMAL(value, centre, factor, FN(load_lanes)(offset, lanes)) > (vec){0}));
+    FN(claim)(dx);
+    FN(store_lanes)(dx, (g - FN(load_lanes)(level, lanes) - (value - centre) * slope) * factor, lanes);
+}
+
 FC_INLINE void FN(normalize_grad_rows)(T *restrict dx, const T *restrict dy, const T *restrict x, const T *restrict mean,
                                        const T *restrict gain, const T *restrict offset, const T *restrict level,
                                        const T *restrict tilt, fc_index rows, fc_index c)
 {
-    for (fc_index r = 0; r < rows; r++)
-        for (fc_index ch = 0; ch < c; ch += VL) {
-            const fc_index at = r * c + ch, lanes = c - ch;
-            const vec value = FN(load_lanes)(x + at, lanes), centre = FN(load_lanes)(mean + ch, lanes);
-            const vec factor = FN(load_lanes)(gain + ch, lanes), slope = FN(load_lanes)(tilt + ch, lanes);
-            vec g = FN(load_lanes)(dy + at, lanes);
-            if (offset)
-                g = (vec)((ivec)g & (NORMAL(value, centre, factor, FN(load_lanes)(offset + ch, lanes)) > (vec){0}));
-            FN(claim)(dx + at);
-            FN(store_lanes)(dx + at, (g - FN(load_lanes)(level + ch, lanes) - (value - centre) * slope) * factor, lanes);
-        }
+    for (fc_index r = 0, at = 0; r < rows; r++) {
+        fc_index ch = 0;
+        for (; ch + VL <= c; ch += VL, at += VL)
+            FN(normalize_grad_vector)(dx + at, dy + at, x + at, mean + ch, gain + ch, offset ? offset + ch : NULL, level + ch,
+                                      tilt + ch, VL);
+        if (ch < c)
+            FN(normalize_grad_vector)(dx + at, dy + at, x + at, mean + ch, gain + ch, offset ? offset + ch : NULL, level + ch,
+                                      tilt + ch, c - ch);
+        at += c - ch;
+    }
 }
 
 static void FN(normalize_grad)(void *dx, const void *dy, const void *x, const void *mean, const void *gain, const void *offset,

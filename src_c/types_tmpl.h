@@ -42,6 +42,12 @@ FC_INLINE vec FN(load_part)(const T *p, fc_index n)
 #if defined(__AVX512F__)
     const __mmask16 lanes = (__mmask16)((1u << n) - 1);
     return sizeof(T) == 4 ? (vec)_mm512_maskz_loadu_ps(lanes, p) : (vec)_mm512_maskz_loadu_pd((__mmask8)lanes, p);
+#elif defined(__AVX2__)
+    if (sizeof(T) == 4)
+        return (vec)_mm256_maskload_ps((const float *)p,
+                                       _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)));
+    return (vec)_mm256_maskload_pd((const double *)p,
+                                   _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)));
 #else
     vec v = {0};
     for (fc_index i = 0; i < n; i++)
@@ -58,6 +64,31 @@ FC_INLINE void FN(store_part)(T *p, vec v, fc_index n)
         _mm512_mask_storeu_ps(p, lanes, (__m512)v);
     else
         _mm512_mask_storeu_pd(p, (__mmask8)lanes, (__m512d)v);
+#elif defined(__AVX2__) /* whose masked stores take longer than these */
+    if (sizeof(T) == 8) {
+        __m128d left = _mm256_castpd256_pd128((__m256d)v);
+        if (n & 2) {
+            _mm_storeu_pd((double *)p, left);
+            left = _mm256_extractf128_pd((__m256d)v, 1);
+            p += 2;
+        }
+        if (n & 1)
+            _mm_store_sd((double *)p, left);
+        return;
+    }
+    __m128 left = _mm256_castps256_ps128((__m256)v);
+    if (n & 4) {
+        _mm_storeu_ps((float *)p, left);
+        left = _mm256_extractf128_ps((__m256)v, 1);
+        p += 4;
+    }
+    if (n & 2) {
+        _mm_storel_pi((__m64 *)p, left);
+        left = _mm_movehl_ps(left, left);
+        p += 2;
+    }
+    if (n & 1)
+        _mm_store_ss((float *)p, left);
 #else
     for (fc_index i = 0; i < n; i++)
         p[i] = v[i];
