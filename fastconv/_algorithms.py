@@ -1,12 +1,13 @@
 """Which algorithm computes a convolution: decided from its shape alone, so that equal shapes give equal bits.
 
     filter, stride, dilation   channels, filters   tiles, times channels     products      algorithm
-    3x3 or 5x5, 1, 1           8 or more (the      8 or more, 1024 or more   1.5 times     winograd
-                               filters' gradient:  (the filters' gradient:   fewer or
-                               16 or more)         8, times channels twice   better
-    1x3, 3x1, 1x5, 5x1; 1, 1   48 or more          65536 or more)
+    3x3 or 5x5, 1, 1           8 or more*          8 or more, 1024 or more*  1.5 times     winograd
+    1x3, 3x1, 1x5, 5x1; 1, 1   48 or more                                    fewer or
+                                                                             better
     these                      any other                                                   direct
     anything else                                                                          direct
+
+* The filters' gradient: 16 channels or more, and tiles times channels squared 65536 or more.
 
 Channels are here the fewer of channels and filters. Few of them leave lanes empty, and in one dimension do
 not repay the transforms; few tiles do not repay those of the filters; and small images leave most of a tile

@@ -87,8 +87,7 @@ typedef struct fc_kernels {
     void (*few_rows)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
                      fc_index k, const void *b, fc_index ldb, fc_index n);
 
-    /* b[p][j] = w[p * w_row + j * w_col] for p < k, j < n, and 0 for n <= j < width; with w_col = 1 the width is whole vectors.
-     * OUT b[k][width]; IN w. */
+    /* b[p][j] = w[p * w_row + j * w_col] for p < k, j < n, and 0 for n <= j < width.  OUT b[k][width]; IN w. */
     void (*pack)(void *b, const void *w, fc_index k, fc_index n, fc_index width, fc_index w_row, fc_index w_col);
 
     /* The same with w_col = 1 for several panels: vector v of row p goes to b + place[v] + (first + p) * step[v].  OUT b; IN place

@@ -266,18 +266,13 @@ static void FN(pack)(void *b_, const void *w_, fc_index k, fc_index n, fc_index 
 {
     T *b = b_;
     const T *w = w_;
-    /* Row by row, or transposing in squares: of w_row and w_col one is 1, or n is. */
+    /* Transposing, in squares where that can be; n is 1 where w_row is not. */
     const fc_index whole_k = w_row == 1 ? k / QUAD * QUAD : 0, whole_n = w_row == 1 ? n / QUAD * QUAD : 0;
     for (fc_index p = 0; p < whole_k; p += QUAD)
         for (fc_index j = 0; j < whole_n; j += QUAD)
             FN(transpose_quad)(b + p * width + j, width, w + p + j * w_col, w_col);
     for (fc_index p = 0; p < k; p++) {
         const fc_index done = p < whole_k ? whole_n : 0;
-        if (w_col == 1) { /* mostly of few vectors: a call of memcpy takes longer than they do */
-            for (fc_index j = 0; j < width; j += VL)
-                FN(store)(b + p * width + j, j < n ? FN(load_lanes)(w + p * w_row + j, n - j) : (vec){0});
-            continue;
-        }
         for (fc_index j = done; j < n; j++)
             b[p * width + j] = w[p * w_row + j * w_col];
         for (fc_index j = n; j < width; j++)

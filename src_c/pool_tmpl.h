@@ -306,13 +306,11 @@ static void FN(pool_windows)(void *y_, uint8_t *where, fc_index y_row, fc_index 
         for (fc_index q = 0; q < columns; q += 2) {
             const fc_index to = r / 2 * y_row + q / 2 * y_pixel;
             const T *x = (const T *)x_ + r * x_row + q * x_pixel;
-            if (r + 2 <= rows && q + 2 <= columns && where)
-                FN(pool_window)((T *)y_ + to, where + to, x, x_row, x_pixel, 2, 2, n);
-            else if (r + 2 <= rows && q + 2 <= columns)
-                FN(pool_window)((T *)y_ + to, NULL, x, x_row, x_pixel, 2, 2, n);
+            uint8_t *where_to = where ? where + to : where;
+            if (r + 2 <= rows && q + 2 <= columns)
+                FN(pool_window)((T *)y_ + to, where_to, x, x_row, x_pixel, 2, 2, n);
             else
-                FN(pool_window)((T *)y_ + to, where ? where + to : where, x, x_row, x_pixel, rows - r < 2 ? 1 : 2,
-                                columns - q < 2 ? 1 : 2, n);
+                FN(pool_window)((T *)y_ + to, where_to, x, x_row, x_pixel, rows - r < 2 ? 1 : 2, columns - q < 2 ? 1 : 2, n);
         }
 }
 

@@ -214,7 +214,6 @@ cdef void plan_chunks(Job *job) noexcept nogil:
     cdef bint thins = job.v.taps * job.u.taps == 1 < job.v.step * job.u.step and not must_copy(job)
     cdef bint apart = (step_bytes % ALIASING_BYTES == 0 or step_bytes >= FAR_BYTES) and (
         job.v.step == job.u.step == 1 or thins or must_copy(job))
-    job.stretch = GRADIENT_ROWS
     job.chunks = max(1, min(min(job.units, TASKS), 1 + PARTIAL_BYTES // (job.depth * job.filter_k * job.size)))
     splits = ceil_div(TASKS, job.chunks)
     if apart and job.v.taps * job.u.taps * job.channel_groups == 1:
@@ -374,23 +373,29 @@ cdef inline fc_index packed_place(const Job *job, fc_index item) noexcept nogil:
     return job.packed_rows * (group * job.panels.vectors * job.fc.vl + panel_start(&job.panels, panel)) + item * (64 // job.size)
 
 
+cdef void pack_rows(const Job *job, fc_index item, fc_index last_panel, fc_index row, const char *w, fc_index rows,
+                    fc_index w_row, char *packed) noexcept nogil:
+    """Rows of w, w_row elements apart, into an item's panel and those of its group up to last_panel, from packed row `row` on."""
+    cdef fc_index panel = item % job.panels.count, first = panel_start(&job.panels, panel), vector = first // job.fc.vl
+    job.fc.pack_panels(packed + packed_place(job, item - panel) * job.size, job.vector_place + vector, job.vector_step + vector,
+                       row, w, rows, panel_channels(&job.panels, first, panel_start(&job.panels, last_panel)), w_row)
+
+
 cdef void pack_stretch(const Job *job, fc_index first_item, fc_index last_item, fc_index p, fc_index row, fc_index rows,
                        char *packed) noexcept nogil:
     """The window's elements p .. p + rows - 1 of some panels, from their packed row `row` on; all panels of a group together."""
-    cdef fc_index item = first_item, panel, group, last, first, n, at, c, count
+    cdef fc_index item = first_item, panel, group, last, first, at, c, count
     while item < last_item:
         group, panel = item // job.panels.count, item % job.panels.count
         last = min(job.panels.count, panel + last_item - item)
         first = panel_start(&job.panels, panel)
-        n = panel_channels(&job.panels, first, panel_start(&job.panels, last))
         at = 0
         while at < rows:
             c = (p + at) % job.x.c
             count = min(rows - at, job.x.c - c)
-            job.fc.pack_panels(packed + packed_place(job, item - panel) * job.size, job.vector_place + first // job.fc.vl,
-                               job.vector_step + first // job.fc.vl, row + at,
-                               tap_filters(job, group, (p + at) // job.x.c) + (c * job.filter_k + first) * job.size, count, n,
-                               job.filter_k)
+            pack_rows(job, item, last, row + at,
+                      tap_filters(job, group, (p + at) // job.x.c) + (c * job.filter_k + first) * job.size, count, job.filter_k,
+                      packed)
             at += count
         item += last - panel
 
@@ -666,7 +671,7 @@ cdef void unpool_panel(const Job *job, const Unit *unit, fc_index group, fc_inde
 
 cdef void pack_gradient(const Job *job, const Unit *unit, fc_index first_item, fc_index last_item, char *packed) noexcept nogil:
     """The unit's pixels of some panels of dy, as rows that gemm can read; all panels of a group together, pixel by pixel."""
-    cdef fc_index item = first_item, panel, group, last, first, n
+    cdef fc_index item = first_item, panel, group, last
     packed -= packed_place(job, first_item) * job.size
     while item < last_item:
         group, panel = item // job.panels.count, item % job.panels.count
@@ -675,11 +680,8 @@ cdef void pack_gradient(const Job *job, const Unit *unit, fc_index first_item, f
             item += 1
             continue
         last = min(job.panels.count, panel + last_item - item)
-        first = panel_start(&job.panels, panel)
-        n = panel_channels(&job.panels, first, panel_start(&job.panels, last))
-        job.fc.pack_panels(packed + packed_place(job, item - panel) * job.size, job.vector_place + first // job.fc.vl,
-                           job.vector_step + first // job.fc.vl, 0, gradient_rows(job, unit, group * job.k + first), unit.pixels,
-                           n, job.dy.pixel)
+        pack_rows(job, item, last, 0, gradient_rows(job, unit, group * job.k + panel_start(&job.panels, panel)), unit.pixels,
+                  job.dy.pixel, packed)
         item += last - panel
 
 
@@ -699,8 +701,8 @@ cdef void filter_gradient_task(const Job *job, const fc_index *dw_row, fc_index 
         unit = open_unit(job, index, first_c, buffer)
         if job.packs_gradient:
             pack_gradient(job, &unit, first_item, last_item, packed)
-        for p in range(ceil_div(p1 - p0, job.stretch)):
-            q = p0 + p * job.stretch
+        for p in range(ceil_div(p1 - p0, GRADIENT_ROWS)):
+            q = p0 + p * GRADIENT_ROWS
             for item in range(first_item, last_item):
                 channels, panel = item // job.panels.count, item % job.panels.count
                 first = panel_start(&job.panels, panel)
@@ -710,7 +712,7 @@ cdef void filter_gradient_task(const Job *job, const fc_index *dw_row, fc_index 
                 else:
                     b, ldb = gradient_rows(job, &unit, channels * job.k + first), job.dy.pixel
                 job.fc.gemm(dw + (channels * job.k + first) * job.size, dw_row + q, unit.x + channels * job.x.c * job.size,
-                            job.col + q, min(job.stretch, p1 - q), job.row, unit.pixels, b, ldb, width // job.fc.vl,
+                            job.col + q, min(GRADIENT_ROWS, p1 - q), job.row, unit.pixels, b, ldb, width // job.fc.vl,
                             panel_channels(&job.panels, first, first + width), NULL, NULL, NULL,
                             FC_ACCUMULATE if index > first_unit else FC_FAR)
 
