@@ -166,8 +166,7 @@ class ConvNorm:
         given = {} if side_input is None else {"side_input": (side_input, 4)}
         x, w, *rest = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4), **given)
         convolution = _plan(self.conv, x.shape, w.shape)
-        gain, offset = self.norm.line(weights.get("bias", 0))
-        gain, offset = gain.astype(x.dtype), offset.astype(x.dtype)
+        gain, offset = (numbers.astype(x.dtype, copy=False) for numbers in self.norm.line(weights.get("bias")))
         y = memory.empty(convolution.output_shape, x.dtype)
         side = rest[0] if rest else None
         if side is not None:

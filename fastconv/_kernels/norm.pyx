@@ -4,6 +4,7 @@ Sums over the rows are taken in runs, whose number depends on the shape alone; e
 double, and the runs are joined in order.  So the bits do not depend on the number of threads.
 """
 from cython.parallel cimport parallel, prange, threadid
+from libc.math cimport sqrt
 from libc.string cimport memset
 
 from fastconv._kernels.dispatch cimport kernels_for
@@ -80,6 +81,17 @@ def moments(real[::1] mean, real[::1] variance, const real[:, ::1] x, int num_th
             join_moments(sums, sums + 2 * i * c, first, last - first, c)
         for i in range(c):
             mean[i], variance[i] = <real>sums[i], <real>(sums[c + i] / rows)
+
+
+def line(real[::1] gain, real[::1] offset, const real[::1] mean, const real[::1] variance, const real[::1] shift,
+         const real[::1] scale, const real[::1] before, double epsilon):
+    """gain and offset with x * gain + offset = (x + before - mean) / sqrt(variance + epsilon) * scale + shift; before: or None."""
+    cdef fc_index i
+    cdef double factor, summand
+    for i in range(gain.shape[0]):
+        factor = scale[i] / sqrt(<double>variance[i] + epsilon)
+        summand = <double>before[i] if before is not None else 0.0
+        gain[i], offset[i] = <real>factor, <real>(shift[i] + (summand - mean[i]) * factor)
 
 
 def normalize(real[:, ::1] y, const real[:, ::1] x, const real[::1] mean, const real[::1] gain, const real[::1] offset,

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastconv import _arguments as arguments
 from fastconv import initializers, nn
+from fastconv._kernels import norm as _norm
 from fastconv.layers.base import Layer, Result
 
 
@@ -120,12 +121,13 @@ class BatchNormalization(Layer):
 
         return y, backward if training else None
 
-    def line(self, before: np.ndarray | float = 0) -> tuple[np.ndarray, np.ndarray]:
-        """gain and offset [C], float64: without training the layer on x + before is x * gain + offset."""
-        weights = {key: view.astype(np.float64) for key, view in self.owned_weights().items()}
-        with np.errstate(all="ignore"):  # what is not finite says so itself
-            gain = weights["gamma"] / np.sqrt(weights["moving_variance"] + self.epsilon)
-            return gain, weights["beta"] + (before - weights["moving_mean"]) * gain
+    def line(self, before: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """gain and offset [C]: without training the layer on x + before (or None) is x * gain + offset."""
+        weights = self.owned_weights()
+        gain, offset = np.empty_like(weights["gamma"]), np.empty_like(weights["beta"])
+        how = weights["moving_mean"], weights["moving_variance"], weights["beta"], weights["gamma"]
+        _norm.line(gain, offset, *how, before, self.epsilon)
+        return gain, offset
 
     def _move(self, mean: np.ndarray, variance: np.ndarray) -> None:
         for key, of_batch in (("moving_mean", mean), ("moving_variance", variance)):
