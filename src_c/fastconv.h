@@ -20,6 +20,7 @@ enum {
     FC_SIDE = 8,       /* add side, which is addressed as y */
     FC_RELU = 16,      /* negative becomes 0, NaN stays */
     FC_FAR = 32,       /* y is not in the cache: ask for it before it is written */
+    FC_AHEAD = 64,     /* nor is x, whose rows lie end to end: ask for the next tile's */
 };
 
 /* Halves of the 6 rows of Winograd's points, which their transforms can take one at a time. */

@@ -43,9 +43,10 @@ FC_NOINLINE static void FN(finish_tile)(T *y, const fc_index *yrow, const vec *s
 #define ADDRESSES 8
 #define MOST_UNEVEN 13
 
-/* acc += x b */
+/* acc += x b.  AHEAD: the rows after these are asked for one after the other, some bytes each time: all at once would be waited
+ * for. */
 FC_INLINE void FN(products)(vec acc[14][4], const T *x, const fc_index *row, const fc_index *col, fc_index k, const T *b,
-                            fc_index ldb, const int MR, const int NV, const int EVEN)
+                            fc_index ldb, const int MR, const int NV, const int EVEN, const int AHEAD)
 {
     const fc_index step = EVEN ? row[1] - row[0] : 0;
     const T *xi[14];
@@ -55,6 +56,8 @@ FC_INLINE void FN(products)(vec acc[14][4], const T *x, const fc_index *row, con
 #pragma GCC unroll 2
     for (fc_index p = 0; p < k; p++) {
         const fc_index at = col[p];
+        if (AHEAD)
+            __builtin_prefetch(x + row[MR] + p * MR);
         vec bv[4];
 #pragma GCC unroll 4
         for (int v = 0; v < NV; v++)
@@ -79,7 +82,8 @@ typedef struct {
     int flags;
 } FN(product);
 
-FC_INLINE void FN(tile)(const FN(product) *of, const fc_index *yrow, const fc_index *row, int even, const int MR, const int NV)
+FC_INLINE void FN(tile)(const FN(product) *of, const fc_index *yrow, const fc_index *row, int even, const int MR, const int NV,
+                        const int AHEAD)
 {
     T *y = of->y;
     const int flags = of->flags;
@@ -100,9 +104,9 @@ FC_INLINE void FN(tile)(const FN(product) *of, const fc_index *yrow, const fc_in
                     __builtin_prefetch(of->side + yrow[i] + v * VL);
             }
     if (MR > ADDRESSES && even)
-        FN(products)(acc, of->x, row, of->col, of->k, of->b, of->ldb, MR, NV, 1);
+        FN(products)(acc, of->x, row, of->col, of->k, of->b, of->ldb, MR, NV, 1, AHEAD);
     else
-        FN(products)(acc, of->x, row, of->col, of->k, of->b, of->ldb, MR, NV, 0);
+        FN(products)(acc, of->x, row, of->col, of->k, of->b, of->ldb, MR, NV, 0, AHEAD);
 
     /* Whole vectors are finished in registers. */
     if (of->n >= NV * VL) {
@@ -161,7 +165,7 @@ typedef void FN(tile_fn)(const FN(product) *, const fc_index *, const fc_index *
 #define X(MR, NV)                                                                                                            \
     static void FN(tile_##MR##x##NV)(const FN(product) * of, const fc_index *yrow, const fc_index *row, int even)            \
     {                                                                                                                        \
-        FN(tile)(of, yrow, row, even, MR, NV);                                                                               \
+        FN(tile)(of, yrow, row, even, MR, NV, 0);                                                                            \
     }
 FC_TILES(X)
 #undef X
@@ -169,6 +173,11 @@ FC_TILES(X)
 #define X(MR, NV) [NV][MR] = FN(tile_##MR##x##NV),
 static FN(tile_fn) *const FN(tiles)[FC_MAX_VECTORS + 1][15] = {FC_TILES(X)};
 #undef X
+
+static void FN(tile_ahead)(const FN(product) *of, const fc_index *yrow, const fc_index *row, int even)
+{
+    FN(tile)(of, yrow, row, even, FC_WIDE_ROWS, FC_MAX_VECTORS, 1);
+}
 
 /* How many of the first rows are at even distances. */
 static fc_index FN(even_rows)(const fc_index *row, fc_index m)
@@ -192,7 +201,8 @@ static void FN(gemm)(void *y, const fc_index *yrow, const void *x, const fc_inde
         const int even = run > ADDRESSES;
         const fc_index left = even ? run : m - i, most = even || max_rows < MOST_UNEVEN ? max_rows : MOST_UNEVEN;
         rows = left <= most ? left : left < 2 * most ? (left + 1) / 2 : most;
-        FN(tiles)[vectors][rows](&of, yrow + i, row + i, even);
+        const int ahead = (flags & FC_AHEAD) && vectors == FC_MAX_VECTORS && rows == FC_WIDE_ROWS && i + rows < m;
+        (ahead ? FN(tile_ahead) : FN(tiles)[vectors][rows])(&of, yrow + i, row + i, even);
     }
 }
 

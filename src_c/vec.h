@@ -29,19 +29,23 @@
 #if defined(__AVX512F__)
 #define FC_TILES(X) FC_ROWS_1_12(X, 1) FC_ROWS_1_14(X, 2) FC_ROWS_1_8(X, 3) FC_ROWS_1_6(X, 4)
 #define FC_MAX_VECTORS 4
-static const int fc_max_rows[] = {0, 12, 14, 8, 6};
+#define FC_WIDE_ROWS 6 /* of a tile of so many vectors */
+static const int fc_max_rows[] = {0, 12, 14, 8, FC_WIDE_ROWS};
 #elif defined(__AVX2__)
 #define FC_TILES(X) FC_ROWS_1_8(X, 1) FC_ROWS_1_6(X, 2)
 #define FC_MAX_VECTORS 2
-static const int fc_max_rows[] = {0, 8, 6};
+#define FC_WIDE_ROWS 6
+static const int fc_max_rows[] = {0, 8, FC_WIDE_ROWS};
 #elif defined(__aarch64__)
 #define FC_TILES(X) FC_ROWS_1_8(X, 1) FC_ROWS_1_8(X, 2) FC_ROWS_1_8(X, 3) FC_ROWS_1_6(X, 4)
 #define FC_MAX_VECTORS 4
-static const int fc_max_rows[] = {0, 8, 8, 8, 6};
+#define FC_WIDE_ROWS 6
+static const int fc_max_rows[] = {0, 8, 8, 8, FC_WIDE_ROWS};
 #else
 #define FC_TILES(X) FC_ROWS_1_6(X, 1) FC_ROWS_1_4(X, 2)
 #define FC_MAX_VECTORS 2
-static const int fc_max_rows[] = {0, 6, 4};
+#define FC_WIDE_ROWS 4
+static const int fc_max_rows[] = {0, 6, FC_WIDE_ROWS};
 #endif
 
 #define FC_LINE_BYTES 64 /* of a cache */

@@ -34,7 +34,7 @@ from fastconv._kernels.blocks cimport (
     run_of_tasks, whole_lines,
 )
 from fastconv._kernels.dispatch cimport kernels_for, kernels_for_columns
-from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_BIAS, FC_FAR, FC_GAIN, FC_RELU, FC_SIDE, fc_index, fc_kernels
+from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_AHEAD, FC_BIAS, FC_FAR, FC_GAIN, FC_RELU, FC_SIDE, fc_index, fc_kernels
 from fastconv._kernels.memory cimport Block, scratch
 
 ctypedef fused real:
@@ -127,6 +127,7 @@ cdef struct Job:
     bint pools                        # y is the 2x2 pool of the result
     const char *filters               # HWI[filter_k], the output channels of all groups
     fc_index filter_k
+    int ahead                         # FC_AHEAD if a unit's windows lie in memory end to end
     bint in_place                     # whole panels of the filters are not packed
     bint packs_own                    # a task packs its panels itself, stretch by stretch
     fc_index few_parts                # of the window, whose products with few pixels are summed apart
@@ -423,9 +424,9 @@ cdef void pack_for_all(const Job *job, fc_index task) noexcept nogil:
 
 
 cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc_index panel, fc_index p,
-                   char *own) noexcept nogil:
+                   char *own, int ahead) noexcept nogil:
     """One panel of one group of a unit's result: a stretch of the window from p on, block by block; own: what the task has packed
-    of it, or packs it into."""
+    of it, or packs it into; ahead: FC_AHEAD, or 0 if the pixels are in the cache."""
     cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
     cdef fc_index n = panel_channels(&job.panels, first, first + width), ldb = width, depth, flags
     cdef fc_index end = min(p + job.stretch, job.depth)
@@ -451,7 +452,7 @@ cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc
     while True:
         # The first block overwrites, the last one finishes with gain, bias, side and activation.
         depth = min(max(1, KC_BYTES // (width * job.size)), end - p)
-        flags = FC_ACCUMULATE if p > 0 else FC_FAR
+        flags = ahead | (FC_ACCUMULATE if p > 0 else FC_FAR)
         if p + depth == job.depth:
             flags |= job.flags
         block = b + p * ldb * job.size
@@ -492,7 +493,8 @@ cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept n
                          own - packed_place(job, first_item) * job.size)
         for item in range(first_item, last_item):
             multiply(job, &unit, y, item // job.panels.count, item % job.panels.count, p,
-                     own + (0 if job.transposed else packed_place(job, item) - packed_place(job, first_item)) * job.size)
+                     own + (0 if job.transposed else packed_place(job, item) - packed_place(job, first_item)) * job.size,
+                     job.ahead if item == first_item else 0)
         p += job.stretch
         if p >= job.depth:
             break
@@ -567,6 +569,7 @@ cdef fc_index plan_packing(Job *job, fc_index pixels) noexcept nogil:
     job.uses_dots = FEW * job.k <= job.fc.vl <= job.run
     job.groups = min(panels, ceil_div(TASKS, max(job.units, 1)))
     job.stretch = job.packed_rows = job.depth
+    job.ahead = FC_AHEAD if job.depth == job.x.pixel and job.v.step == job.u.step == 1 and not job.copies else 0
     if job.transposed and taps == 1 and pixels <= DOTS_PIXELS and job.filter_k == job.x.c:
         job.uses_dots = True
         job.packed = <char *>job.filters + (job.v.tap[0] * job.filter_w + job.u.tap[0]) * job.k * job.filter_k * job.size

@@ -11,6 +11,7 @@ cdef extern from "fastconv.h" nogil:
         FC_SIDE
         FC_RELU
         FC_FAR
+        FC_AHEAD
 
     enum:
         FC_INNER
