@@ -178,7 +178,11 @@ cdef inline bint is_large_gradient(const Job *job) noexcept nogil:
 
 cdef fc_index unit_pixels(const Job *job) noexcept nogil:
     cdef fc_index pixel_bytes = (job.x.pixel + job.k * job.channel_groups) * job.size
-    cdef fc_index share = job.x.n * job.v.count * job.u.count // TASKS
+    cdef fc_index pixels = job.x.n * job.v.count * job.u.count, share = pixels // TASKS
+    # As one unit, if its panels make tasks enough: each panel is packed once (14x14x256, 28x28x512 with stride 2: 1.05).
+    if (job.dw == NULL and pixels <= 2 * PIXELS and pixels * job.x.pixel * job.size <= SOURCE_BYTES
+            and job.panels.count * job.channel_groups >= TASKS):
+        return pixels
     return max(2 * PIXELS if is_large_gradient(job) else PIXELS, min(min(MOST_PIXELS, UNIT_BYTES // pixel_bytes), share))
 
 
