@@ -166,7 +166,8 @@ class ConvNorm:
         given = {} if side_input is None else {"side_input": (side_input, 4)}
         x, w, *rest = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4), **given)
         convolution = _plan(self.conv, x.shape, w.shape)
-        gain, offset = (numbers.astype(x.dtype, copy=False) for numbers in self.norm.line(weights.get("bias")))
+        line = self.norm.line(weights.get("bias"))
+        gain, offset = (numbers.astype(x.dtype, copy=False) for numbers in line)
         y = memory.empty(convolution.output_shape, x.dtype)
         side = rest[0] if rest else None
         if side is not None:

@@ -85,7 +85,7 @@ def moments(real[::1] mean, real[::1] variance, const real[:, ::1] x, int num_th
 
 def line(real[::1] gain, real[::1] offset, const real[::1] mean, const real[::1] variance, const real[::1] shift,
          const real[::1] scale, const real[::1] before, double epsilon):
-    """gain and offset with x * gain + offset = (x + before - mean) / sqrt(variance + epsilon) * scale + shift; before: or None."""
+    """x * gain + offset = (x + before - mean) / sqrt(variance + epsilon) * scale + shift; before: a bias, or None."""
     cdef fc_index i
     cdef double factor, summand
     for i in range(gain.shape[0]):

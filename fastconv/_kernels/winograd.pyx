@@ -50,7 +50,7 @@ cdef enum:
     EDGE = 6
     MOST_POINTS = 36
     MOST_TILES = 48  # of a block
-    MOST_VECTORS = 4  # of a panel, on any instruction set
+    MOST_VECTORS = 16  # of panels whose filters are read together: those of 16 bytes in ROW_BYTES
 
 # Tiles of a block: enough to use a panel of U, few enough for V and S to stay in the second-level cache, and whole register tiles
 # of 6 rows.  So are the 12 and 6 of 24 that have an outer point where an image has 2x2 tiles.  (Cascade Lake: 25 tiles 3% slower
@@ -75,13 +75,13 @@ cdef fc_index CHUNKS = 8
 cdef fc_index PARTIAL_BYTES = 1 << 20
 # Channels are summed in runs of so many, whose sums are then added: one run of 512 would round twice as badly.
 cdef fc_index CHANNEL_RUN = 128
-# A U larger than this that few tiles share is not written as a whole: a run of one panel of it stays in the cache, and V, the same
+# A U larger than this that few tiles share is not written as a whole: a run of one panel of it stays in the cache.  V, the same
 # for all panels, is written as a whole instead.
 cdef fc_index OWN_U_BYTES = 1 << 20
-# Rows of a panel whose filters are transformed as one task.
+# Filters come from memory by pieces of so many bytes, of several panels: a piece of 64 bytes takes half as long as one of 256.
+cdef fc_index ROW_BYTES = 256
+# Source channels whose filters are transformed as one task (of transposed ones those of a piece).
 cdef fc_index FILTER_ROWS = 16
-# Rows of filters that are asked for before they are transformed; others were not tried.
-cdef fc_index ROWS_AHEAD = 3
 
 cdef struct Tiling:                   # of one axis of the result
     fc_index taps, m                  # of the filter, of a tile's results
@@ -136,9 +136,10 @@ cdef struct Job:
     const char *filters               # HWI[filter_k], of which one group; so is a gradient
     fc_index filter_k
     char *transformed                 # U
-    fc_index v_bytes                  # V of a block
+    fc_index v_bytes, s_bytes         # V of a block, S of one panel of it
     fc_index whole_k                  # k in whole vectors
-    fc_index plane_u, patch_bytes
+    fc_index plane_u, patch_bytes     # patch_bytes: filter_gradient
+    fc_index together, filter_rows    # panels whose filters are read together, channels that are transformed as one task
     bint own_u                        # of the only block: tasks share V, and each transforms its own panel's filters
     const char *gain
     const char *bias
@@ -242,6 +243,9 @@ cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
     if job.tiles <= MOST_TILES and job.points * job.c * job.whole_k * job.size > OWN_U_BYTES:
         job.own_u, job.block, job.blocks = True, job.tiles, 1
     job.groups = min(job.panels.count, ceil_div(tasks, job.blocks))
+    job.together, job.filter_rows = max(1, ROW_BYTES // (job.width * job.size)), FILTER_ROWS
+    if job.transposed:
+        job.together, job.filter_rows = 1, ROW_BYTES // job.size
 
 
 cdef void plan_gradient(Job *job) noexcept nogil:
@@ -311,44 +315,61 @@ cdef void transform_source(const Job *job, const Tile *tile, fc_index first_c, f
 
 # ------------------------------------------------------------------------------------------------ correlate
 
-cdef void transform_filters(const Job *job, fc_index panel, fc_index c0, fc_index rows, char *u, char *buffer) noexcept nogil:
-    """Source channels c0 .. c0 + rows - 1 of one panel into u, the panel's part of U; by way of the buffer, tap by tap.  Where
-    channels are a power of two, taps and rows lie at multiples of such a power, and what is asked for ahead of a transform
-    pushes itself out of the few sets of the cache that it shares (7x7x512: 1.12 to 1.15 times as long, Zen 3)."""
-    cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
-    cdef fc_index a, b, r, n = panel_channels(&job.panels, first, first + width), row_bytes = job.filter_k * job.size
-    cdef fc_index rows_of_tap = job.k if job.transposed else job.c
+cdef void read_filters(const Job *job, fc_index panel0, fc_index panel1, fc_index c0, fc_index rows, char *out) noexcept nogil:
+    """Source channels c0 .. c0 + rows - 1 of some panels, tap by tap: out[panel][tap][rows of the widest panel].  Where channels
+    are a power of two, so are the distances of a channel's taps, which then share a few sets of the cache: a transform that reads
+    them there waits for each (7x7x512: 1.15 times as long, Zen 3)."""
+    cdef fc_index first = panel_start(&job.panels, panel0), taps = job.tv.taps * job.tu.taps, panel, width, a, v, r, n
+    cdef fc_index start, row_bytes = job.filter_k * job.size, tap_size = rows * job.width
     cdef fc_index[MOST_VECTORS] place, step
-    cdef const void *tap[MOST_POINTS]
     cdef const char *w
-    for a in range(width // job.fc.vl):
-        place[a], step[a] = a * job.fc.vl, width
-    for a in range(job.tv.taps):
-        for b in range(job.tu.taps):
-            w = job.filters + (job.v.tap[a] * job.tu.taps + job.u.tap[b]) * rows_of_tap * row_bytes
-            if job.transposed:
-                w += first * row_bytes + c0 * job.size
-                job.fc.pack(buffer, w, rows, n, width, 1, job.filter_k)
-                for r in range(n):
-                    fc_prefetch(w + r * row_bytes + rows * job.size)
-            else:
-                w += c0 * row_bytes + first * job.size
-                job.fc.pack_panels(buffer, place, step, 0, w, rows, n, job.filter_k)
-            tap[a * job.tu.taps + b] = buffer
-            buffer += rows * width * job.size
+    for panel in range(panel0, panel1):
+        start = panel_start(&job.panels, panel)
+        width = panel_start(&job.panels, panel + 1) - start
+        for v in range((start - first) // job.fc.vl, (start - first + width) // job.fc.vl):
+            place[v], step[v] = (panel - panel0) * taps * tap_size + v * job.fc.vl - (start - first), width
+    for a in range(taps):
+        w = job.filters + (job.v.tap[a // job.tu.taps] * job.tu.taps + job.u.tap[a % job.tu.taps]) * row_bytes * (
+            job.k if job.transposed else job.c)
+        if not job.transposed:
+            n = panel_channels(&job.panels, first, panel_start(&job.panels, panel1))
+            job.fc.pack_panels(out + a * tap_size * job.size, place, step, 0, w + c0 * row_bytes + first * job.size, rows, n,
+                               job.filter_k)
+            continue
+        for panel in range(panel0, panel1):
+            start = panel_start(&job.panels, panel)
+            width = panel_start(&job.panels, panel + 1) - start
+            n = panel_channels(&job.panels, start, start + width)
+            job.fc.pack(out + ((panel - panel0) * taps + a) * tap_size * job.size, w + start * row_bytes + c0 * job.size, rows, n,
+                        width, 1, job.filter_k)
+            for r in range(n):  # each in another page of memory: the processor does not foresee them
+                fc_prefetch(w + (start + r) * row_bytes + (c0 + rows) * job.size)
+
+
+cdef void transform_filters(const Job *job, fc_index panel, const char *filters, fc_index rows, char *u) noexcept nogil:
+    """One panel of what read_filters wrote into u, the panel's part of U."""
+    cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first, a, r
+    cdef fc_index n = panel_channels(&job.panels, first, first + width)
+    cdef const void *tap[MOST_POINTS]
     for r in range(rows):
+        for a in range(job.tv.taps * job.tu.taps):
+            tap[a] = filters + (a * rows * job.width + r * width) * job.size
         job.fc.winograd_filter(u + r * width * job.size, job.plane_u, tap, n, <int>max(job.tv.taps, job.tu.taps),
                                <int>job.tv.points, <int>job.tu.points, FC_BOTH)
-        for a in range(job.tv.taps * job.tu.taps):
-            tap[a] = <const char *>tap[a] + width * job.size
 
 
 cdef void transform_some_filters(const Job *job, fc_index task, char *buffer) noexcept nogil:
-    """FILTER_ROWS source channels of one panel, into the U that all threads share."""
-    cdef fc_index pieces = ceil_div(job.c, FILTER_ROWS), panel = task // pieces, c0 = task % pieces * FILTER_ROWS
-    cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first
-    transform_filters(job, panel, c0, min(FILTER_ROWS, job.c - c0),
-                      job.transformed + (job.c * first + c0 * width) * job.size, buffer)
+    """Some source channels of some panels, into the U that all threads share."""
+    cdef fc_index pieces = ceil_div(job.c, job.filter_rows), c0 = task % pieces * job.filter_rows
+    cdef fc_index rows = min(job.filter_rows, job.c - c0)
+    cdef fc_index panel0 = task // pieces * job.together, panel1 = min(panel0 + job.together, job.panels.count)
+    cdef fc_index panel, first, width
+    read_filters(job, panel0, panel1, c0, rows, buffer)
+    for panel in range(panel0, panel1):
+        first = panel_start(&job.panels, panel)
+        width = panel_start(&job.panels, panel + 1) - first
+        transform_filters(job, panel, buffer + (panel - panel0) * job.tv.taps * job.tu.taps * rows * job.width * job.size, rows,
+                          job.transformed + (job.c * first + c0 * width) * job.size)
 
 
 cdef void finish_tile(const Job *job, const Tile *tile, const char *s, fc_index plane, fc_index first, fc_index n,
@@ -384,85 +405,95 @@ cdef void multiply(const Job *job, const Tiles *tiles, char *s, const char *v, c
                         width // job.fc.vl, width, NULL, NULL, NULL, FC_ACCUMULATE if c > 0 else 0)
 
 
-cdef void multiply_own(const Job *job, const Tiles *tiles, char *s, const char *v, char *u, fc_index panel, fc_index width,
-                       char *buffer) noexcept nogil:
-    """The same of all channels, whose filters are transformed into the task's own u, a run at a time."""
-    cdef fc_index run, piece, first_c, last_c, c
-    for run in range(ceil_div(job.c, CHANNEL_RUN)):
-        first_c = run * CHANNEL_RUN
-        last_c = min(first_c + CHANNEL_RUN, job.c)
-        for piece in range(ceil_div(last_c - first_c, FILTER_ROWS)):
-            c = first_c + piece * FILTER_ROWS
-            transform_filters(job, panel, c, min(FILTER_ROWS, last_c - c), u + (c - first_c) * width * job.size, buffer)
-        multiply(job, tiles, s, v, u, width, first_c, last_c)
+cdef void finish_panel(const Job *job, const Tiles *tiles, const char *s, fc_index panel, char *patch) noexcept nogil:
+    cdef fc_index plane_s = plane_size(job, job.block, job.width), first = panel_start(&job.panels, panel), t
+    cdef fc_index n = panel_channels(&job.panels, first, panel_start(&job.panels, panel + 1))
+    for t in range(tiles.count):
+        finish_tile(job, &tiles.tile[t], s + tiles.place[t] * job.width * job.size, plane_s, first, n, patch)
 
 
 cdef void transform_tile(const Job *job, const Tiles *tiles, fc_index t, char *v, char *patch) noexcept nogil:
     transform_source(job, &tiles.tile[t], 0, job.c, FC_BOTH, v + tiles.place[t] * job.row_v * job.size, patch)
 
 
-cdef void correlate_panels(const Job *job, const Tiles *tiles, fc_index group, const char *v, char *buffer) noexcept nogil:
-    """One group of panels of a block whose V is there."""
-    cdef fc_index plane_s = plane_size(job, job.block, job.width), panel, first, width, n, t
-    cdef char *s = buffer
-    cdef char *patch = s + job.points * plane_s * job.size
-    for panel in range(group * job.panels.count // job.groups, (group + 1) * job.panels.count // job.groups):
-        first = panel_start(&job.panels, panel)
-        width = panel_start(&job.panels, panel + 1) - first
-        n = panel_channels(&job.panels, first, first + width)
-        if job.own_u:
-            multiply_own(job, tiles, s, v, patch + job.patch_bytes, panel, width, patch)
-        else:
-            multiply(job, tiles, s, v, job.transformed + job.c * first * job.size, width, 0, job.c)
-        for t in range(tiles.count):
-            finish_tile(job, &tiles.tile[t], s + tiles.place[t] * job.width * job.size, plane_s, first, n, patch)
-
-
 cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept nogil:
-    cdef fc_index t
-    cdef char *rest = buffer + job.v_bytes
+    cdef fc_index group = task % job.groups, panel, first, t
+    cdef char *v = buffer
+    cdef char *s = v + job.v_bytes
+    cdef char *patch = s + job.s_bytes
     cdef Tiles tiles
     find_tiles(job, task // job.groups, &tiles)
     for t in range(tiles.count):
-        transform_tile(job, &tiles, t, buffer, rest)
-    correlate_panels(job, &tiles, task % job.groups, buffer, rest)
+        transform_tile(job, &tiles, t, v, patch)
+    for panel in range(group * job.panels.count // job.groups, (group + 1) * job.panels.count // job.groups):
+        first = panel_start(&job.panels, panel)
+        multiply(job, &tiles, s, v, job.transformed + job.c * first * job.size, panel_start(&job.panels, panel + 1) - first, 0,
+                 job.c)
+        finish_panel(job, &tiles, s, panel, patch)
+
+
+cdef void correlate_own(const Job *job, const Tiles *tiles, fc_index group, const char *v, char *buffer) noexcept nogil:
+    """One group of panels of the only block, whose V is there; their filters are transformed into the task's own U, a run of one
+    panel at a time."""
+    cdef fc_index panel0 = group * job.panels.count // job.groups, last = (group + 1) * job.panels.count // job.groups
+    cdef fc_index panel, panel1, run, c, rows
+    cdef char *s = buffer
+    cdef char *u = s + job.together * job.s_bytes
+    cdef char *patch = u + job.points * job.plane_u * job.size
+    while panel0 < last:
+        panel1 = min(panel0 + job.together, last)
+        for run in range(ceil_div(job.c, CHANNEL_RUN)):
+            c = run * CHANNEL_RUN
+            rows = min(CHANNEL_RUN, job.c - c)
+            read_filters(job, panel0, panel1, c, rows, patch)
+            for panel in range(panel0, panel1):
+                transform_filters(job, panel, patch + (panel - panel0) * job.tv.taps * job.tu.taps * rows * job.width * job.size,
+                                  rows, u)
+                multiply(job, tiles, s + (panel - panel0) * job.s_bytes, v, u,
+                         panel_start(&job.panels, panel + 1) - panel_start(&job.panels, panel), c, c + rows)
+        for panel in range(panel0, panel1):
+            finish_panel(job, tiles, s + (panel - panel0) * job.s_bytes, panel, patch)
+        panel0 = panel1
 
 
 cdef int run_correlate(Job *job, int num_threads) except -1:
-    cdef fc_index i, tasks, run, shared_bytes, thread_bytes
+    cdef fc_index i, tasks, run, u_bytes, shared_bytes, thread_bytes, filters
     cdef Block block
-    cdef Tiles all_tiles
+    cdef Tiles tiles
     cdef char *data
     plan_correlate(job, num_threads)
     tasks = job.blocks * job.groups
     run = run_of_tasks(tasks, num_threads)
     fill_tables(job)
     job.plane_u = plane_size(job, CHANNEL_RUN, job.width) if job.own_u else plane_size(job, job.c, job.whole_k)
-    job.v_bytes, shared_bytes = job.block * job.row_v * job.size, whole_lines(job.points * job.plane_u * job.size)
-    job.patch_bytes = max(job.tv.taps * job.tu.taps * FILTER_ROWS * job.width, job.points * max(job.c, job.width)) * job.size
-    thread_bytes = job.points * plane_size(job, job.block, job.width) * job.size + job.patch_bytes
+    u_bytes = whole_lines(job.points * job.plane_u * job.size)
+    job.v_bytes = whole_lines(job.block * job.row_v * job.size)
+    job.s_bytes = whole_lines(job.points * plane_size(job, job.block, job.width) * job.size)
+    filters = job.tv.taps * job.tu.taps * job.together * min(job.c, CHANNEL_RUN if job.own_u else job.filter_rows) * job.width
+    thread_bytes = whole_lines(max(filters, job.points * max(job.c, job.width)) * job.size)
     if job.own_u:
-        thread_bytes += shared_bytes
-        shared_bytes = whole_lines(job.v_bytes)
-        find_tiles(job, 0, &all_tiles)
+        thread_bytes += job.together * job.s_bytes + u_bytes
+        shared_bytes = job.v_bytes
     else:
-        thread_bytes += job.v_bytes
-    thread_bytes = whole_lines(thread_bytes)
-    block = scratch(shared_bytes + num_threads * thread_bytes + whole_lines(job.c * job.size))
+        thread_bytes += job.s_bytes + job.v_bytes
+        shared_bytes = u_bytes
+    block = scratch(shared_bytes + num_threads * thread_bytes + job.c * job.size)
     data = block.data
     job.transformed = data
     job.zeros = <const char *>memset(data + shared_bytes + num_threads * thread_bytes, 0, job.c * job.size)
-    with nogil, parallel(num_threads=num_threads):
-        if job.own_u:
+    if job.own_u:
+        find_tiles(job, 0, &tiles)
+        with nogil, parallel(num_threads=num_threads):
             for i in prange(job.tiles, schedule="static"):
-                transform_tile(job, &all_tiles, i, data, data + shared_bytes + threadid() * thread_bytes)
+                transform_tile(job, &tiles, i, data, data + shared_bytes + threadid() * thread_bytes)
             for i in prange(tasks, schedule="dynamic"):
-                correlate_panels(job, &all_tiles, i, data, data + shared_bytes + threadid() * thread_bytes)
-        else:
-            for i in prange(job.panels.count * ceil_div(job.c, FILTER_ROWS), schedule="static"):
-                transform_some_filters(job, i, data + shared_bytes + threadid() * thread_bytes)
-            for i in prange(tasks, schedule="dynamic", chunksize=run):
-                correlate_block(job, i, data + shared_bytes + threadid() * thread_bytes)
+                correlate_own(job, &tiles, i, data, data + shared_bytes + threadid() * thread_bytes)
+        return 0
+    with nogil, parallel(num_threads=num_threads):
+        for i in prange(ceil_div(job.panels.count, job.together) * ceil_div(job.c, job.filter_rows), schedule="static"):
+            transform_some_filters(job, i, data + shared_bytes + threadid() * thread_bytes)
+        for i in prange(tasks, schedule="dynamic", chunksize=run):
+            correlate_block(job, i, data + shared_bytes + threadid() * thread_bytes)
     return 0
 
 
