@@ -266,6 +266,15 @@ def test_convolution_and_normalization_in_one_pass(case, dtype):
     assert chained(x[:0])[0].shape == plain(x[:0])[0].shape
 
 
+def test_a_part_of_a_model_takes_another_dtype():
+    block = Sequential([Conv2D(8, 3, use_bias=True), BatchNormalization(), ReLU()], name="block")
+    net = Sequential([block], input_shape=(6, 6, 4))
+    x = images(2, (6, 6, 4), np.float64)
+    y = net.get_layer("block")(x)[0]
+    assert y.dtype == np.float64
+    assert_close(net(x)[0], y, tolerances.PRODUCT_SUM)
+
+
 # The last convolution of a residual block: each algorithm, and each way to cut its work.
 SIDE = {
     **CONV_NORM,

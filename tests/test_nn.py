@@ -213,6 +213,10 @@ SHAPES = {
     "many tiles, odd padding": ((3, 22, 23, 9), (3, 3, 9, 20), 1, EXPLICIT, 1),
     "many tiles and channels": ((16, 7, 7, 512), (3, 3, 512, 40), 1, "SAME", 1),
     "first layer of AlexNet": ((1, 59, 63, 3), (11, 11, 3, 24), 4, "VALID", 1),
+    # As many filters as make tasks of a few hundred pixels taken together; with 1x1 these lie end to end.
+    "one image, many filters": ((1, 13, 15, 20), (1, 1, 20, 270), 1, "SAME", 1),
+    "one image, many filters, strided": ((1, 27, 25, 6), (3, 3, 6, 260), 2, "SAME", 1),
+    "pixels end to end": ((3, 17, 19, 70), (1, 1, 70, 40), 1, "VALID", 1),
 }
 
 

@@ -201,15 +201,20 @@ def test_the_filter_gradient_of_eight_tiles(channels, expected):
     assert _algorithms.winograd(*how) is expected
 
 
-def test_large_filters_for_few_tiles():
-    """The drivers then keep only one panel of the transformed filters."""
-    x, filters, dy = arrays(3, 7, 6, 200, 170, 3, np.float32)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "layer", [(3, 7, 6, 200, 170, 3), (1, 5, 9, 130, 95, 5), (2, 4, 3, 257, 64, 3)], ids=str
+)
+def test_large_filters_for_few_tiles(layer, dtype):
+    """The drivers then share the sources' transform, and keep a part of one panel of the filters'."""
+    x, filters, dy = arrays(*layer, dtype)
     x64, filters64, dy64 = (a.astype(np.float64) for a in (x, filters, dy))
+    most = getattr(PRODUCT_SUM, np.dtype(dtype).name)
     y = nn.conv2d(x, filters, 1, "SAME", algorithm="winograd")
-    assert relative_error(y, reference.conv2d(x64, filters64, 1, "SAME")) < PRODUCT_SUM.float32
+    assert relative_error(y, reference.conv2d(x64, filters64, 1, "SAME")) < most
     dx = nn.conv2d_backprop_input(x.shape, filters, dy, 1, "SAME", algorithm="winograd")
     exact = reference.conv2d_backprop_input(x.shape, filters64, dy64, 1, "SAME")
-    assert relative_error(dx, exact) < PRODUCT_SUM.float32
+    assert relative_error(dx, exact) < most
 
 
 def test_the_context_and_the_environment_choose(python):
