@@ -315,35 +315,41 @@ cdef void transform_source(const Job *job, const Tile *tile, fc_index first_c, f
 
 # ------------------------------------------------------------------------------------------------ correlate
 
+cdef inline const char *tap_filters(const Job *job, fc_index a) noexcept nogil:
+    cdef fc_index tap = job.v.tap[a // job.tu.taps] * job.tu.taps + job.u.tap[a % job.tu.taps]
+    return job.filters + tap * (job.k if job.transposed else job.c) * job.filter_k * job.size
+
+
+cdef void read_transposed(const Job *job, fc_index panel, fc_index c0, fc_index rows, char *out) noexcept nogil:
+    """The same of one panel of transposed filters: there a panel's columns are rows."""
+    cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first, a, r
+    cdef fc_index n = panel_channels(&job.panels, first, first + width)
+    cdef const char *w
+    for a in range(job.tv.taps * job.tu.taps):
+        w = tap_filters(job, a) + (first * job.filter_k + c0) * job.size
+        job.fc.pack(out + a * rows * job.width * job.size, w, rows, n, width, 1, job.filter_k)
+        for r in range(n):  # each in another page of memory: the processor does not foresee them
+            fc_prefetch(w + (r * job.filter_k + rows) * job.size)
+
+
 cdef void read_filters(const Job *job, fc_index panel0, fc_index panel1, fc_index c0, fc_index rows, char *out) noexcept nogil:
     """Source channels c0 .. c0 + rows - 1 of some panels, tap by tap: out[panel][tap][rows of the widest panel].  Where channels
     are a power of two, so are the distances of a channel's taps, which then share a few sets of the cache: a transform that reads
     them there waits for each (7x7x512: 1.15 times as long, Zen 3)."""
-    cdef fc_index first = panel_start(&job.panels, panel0), taps = job.tv.taps * job.tu.taps, panel, width, a, v, r, n
-    cdef fc_index start, row_bytes = job.filter_k * job.size, tap_size = rows * job.width
+    cdef fc_index first = panel_start(&job.panels, panel0), taps = job.tv.taps * job.tu.taps, panel, start, width, a, v
+    cdef fc_index n = panel_channels(&job.panels, first, panel_start(&job.panels, panel1)), tap_size = rows * job.width
     cdef fc_index[MOST_VECTORS] place, step
-    cdef const char *w
+    if job.transposed:
+        read_transposed(job, panel0, c0, rows, out)
+        return
     for panel in range(panel0, panel1):
-        start = panel_start(&job.panels, panel)
-        width = panel_start(&job.panels, panel + 1) - start
-        for v in range((start - first) // job.fc.vl, (start - first + width) // job.fc.vl):
-            place[v], step[v] = (panel - panel0) * taps * tap_size + v * job.fc.vl - (start - first), width
+        start = panel_start(&job.panels, panel) - first
+        width = panel_start(&job.panels, panel + 1) - first - start
+        for v in range(start // job.fc.vl, (start + width) // job.fc.vl):
+            place[v], step[v] = (panel - panel0) * taps * tap_size + v * job.fc.vl - start, width
     for a in range(taps):
-        w = job.filters + (job.v.tap[a // job.tu.taps] * job.tu.taps + job.u.tap[a % job.tu.taps]) * row_bytes * (
-            job.k if job.transposed else job.c)
-        if not job.transposed:
-            n = panel_channels(&job.panels, first, panel_start(&job.panels, panel1))
-            job.fc.pack_panels(out + a * tap_size * job.size, place, step, 0, w + c0 * row_bytes + first * job.size, rows, n,
-                               job.filter_k)
-            continue
-        for panel in range(panel0, panel1):
-            start = panel_start(&job.panels, panel)
-            width = panel_start(&job.panels, panel + 1) - start
-            n = panel_channels(&job.panels, start, start + width)
-            job.fc.pack(out + ((panel - panel0) * taps + a) * tap_size * job.size, w + start * row_bytes + c0 * job.size, rows, n,
-                        width, 1, job.filter_k)
-            for r in range(n):  # each in another page of memory: the processor does not foresee them
-                fc_prefetch(w + (start + r) * row_bytes + (c0 + rows) * job.size)
+        job.fc.pack_panels(out + a * tap_size * job.size, place, step, 0,
+                           tap_filters(job, a) + (c0 * job.filter_k + first) * job.size, rows, n, job.filter_k)
 
 
 cdef void transform_filters(const Job *job, fc_index panel, const char *filters, fc_index rows, char *u) noexcept nogil:
