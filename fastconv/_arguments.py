@@ -14,7 +14,6 @@ from fastconv import geometry
 
 MOST_PIXELS = 1 << 31  # of a stride, a dilation or a padding: no address computed from them overflows
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-_READY = set(FLOATS)
 
 Padding = Any  # "SAME", "VALID", or [[0, 0], [top, bottom], [left, right], [0, 0]]
 IntOrInts = Any  # 2, (2, 2) or (1, 2, 2, 1)
@@ -44,8 +43,8 @@ def arrays(**named: tuple[ArrayLike, int]) -> list[NDArray]:
 
     Integers and float16 count as float32; otherwise NumPy's promotion decides.
     """
-    if _are_ready(named.values()):
-        return [value for value, _ in named.values()]
+    if (ready := _ready(named.values())) is not None:
+        return ready
     found = []
     for name, (value, ndim) in named.items():
         a = as_array(name, value)
@@ -61,15 +60,19 @@ def arrays(**named: tuple[ArrayLike, int]) -> list[NDArray]:
     return [a if a.flags.aligned else a.copy() for a in found]
 
 
-def _are_ready(given: Iterable[tuple[ArrayLike, int]]) -> bool:
-    """Whether all values are such arrays already, as most are: the checks one by one take longer than a small
-    operation."""
-    dtypes = set()
+def _ready(given: Iterable[tuple[ArrayLike, int]]) -> list[NDArray] | None:
+    """The values, if they are such arrays already, as most are: the checks one by one take longer than a
+    small operation."""
+    found, dtype = [], None
     for value, ndim in given:
         if type(value) is not np.ndarray or value.ndim != ndim or not value.flags.carray:
-            return False
-        dtypes.add(value.dtype)
-    return len(dtypes) == 1 and dtypes <= _READY
+            return None
+        if value.dtype is not dtype:
+            if dtype is not None or value.dtype not in FLOATS:
+                return None
+            dtype = value.dtype
+        found.append(value)
+    return found
 
 
 def array(name: str, value: ArrayLike) -> NDArray:
@@ -174,7 +177,7 @@ def sizes(name: str, value: Any) -> tuple[int, ...]:
     numbers = _listed(value)
     if numbers is None or len(numbers) != 4:
         raise ValueError(f"{name} must be the four sizes of an array, not {show(value)}")
-    return tuple(whole(name, number, 0) for number in numbers)
+    return tuple([whole(name, number, 0) for number in numbers])
 
 
 def number(name: str, value: Any, least: float = -math.inf) -> float:

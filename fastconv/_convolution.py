@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -75,20 +74,9 @@ class _Pass(NamedTuple):
     """What the geometry says of one of a convolution's three passes."""
 
     driver: ModuleType
-    vertical: list[geometry.Sweep]
-    horizontal: list[geometry.Sweep]
-    groups: int
+    calls: list[tuple[geometry.Sweep, geometry.Sweep, dict[str, int]]]  # sweeps, and keywords for groups
     work: int  # of a call, in multiply-adds
     dense: bool  # its images and filters are seen as 1x1
-
-    def calls(self) -> Iterable[tuple[geometry.Sweep, geometry.Sweep, dict[str, int]]]:
-        """Of the driver: its sweeps, and its keywords for groups."""
-        keywords: list[dict[str, int]] = [{"groups": self.groups}]
-        if self.driver is _depthwise:
-            keywords = [{}]
-        elif self.driver is _winograd:
-            keywords = [{"group": group, "groups": self.groups} for group in range(self.groups)]
-        return itertools.product(self.vertical, self.horizontal, keywords)
 
 
 class Convolution:
@@ -124,16 +112,12 @@ class Convolution:
         bias: NDArray | None,
         relu: bool,
         num_threads: int | None = None,
-        *,
-        gain: NDArray | None = None,
-        side: NDArray | None = None,
-        pools: bool = False,
-        where: NDArray | None = None,
+        **epilogue: Any,
     ) -> None:
-        """y [N, OH, OW, K], or with `pools` its 2x2 pool, and that pool's bytes `where` if wanted.
+        """y [N, OH, OW, K]; `epilogue` are keywords of the drivers of dense groups:
 
-        gain [K]: of each filter, before the bias. side: of y's shape, added behind it; with `pools` there is
-        none. Neither is there for groups of one channel.
+        pools: y is the 2x2 pool of the result, and `where`, if it is given, that pool's bytes. gain [K]: of
+        each filter, before the bias. side: of y's shape, added behind it; with `pools` there is none.
         """
         this = self._pass("forward")
         n = threads.resolve(num_threads, this.work)
@@ -141,9 +125,8 @@ class Convolution:
             return
         if this.dense:
             x, filters = _as_pixels(x), _as_one_tap(filters)
-        more = {} if this.driver is _depthwise else dict(gain=gain, side=side, pools=pools, where=where)
-        for v, u, group in this.calls():
-            this.driver.correlate(y, x, filters, bias, relu, v, u, False, n, **more, **group)
+        for v, u, group in this.calls:
+            this.driver.correlate(y, x, filters, bias, relu, v, u, False, n, **epilogue, **group)
 
     def input_gradient(
         self,
@@ -164,8 +147,8 @@ class Convolution:
         if this.dense:
             dx, filters = _as_pixels(dx), _as_one_tap(filters)
             bias = None if bias is None else np.tile(bias, dx.shape[3] // len(bias))
-        more = {} if this.driver is _depthwise else dict(unpool=self._pooled(unpool))
-        for v, u, group in this.calls():
+        more = self._pooled(unpool)
+        for v, u, group in this.calls:
             this.driver.correlate(dx, dy, filters, bias, relu, v, u, True, n, **more, **group)
 
     def filter_gradient(
@@ -184,8 +167,8 @@ class Convolution:
             return
         if this.dense:
             x, dw = _as_pixels(x), _as_one_tap(dw)
-        more = {} if this.driver is _depthwise else dict(unpool=self._pooled(unpool))
-        for v, u, group in this.calls():
+        more = self._pooled(unpool)
+        for v, u, group in this.calls:
             this.driver.filter_gradient(dw, x, dy, v, u, n, **more, **group)
 
     def _pass(self, computes: str) -> _Pass:
@@ -210,10 +193,16 @@ class Convolution:
             vertical, horizontal = map(geometry.input_gradient_sweeps, axes)
         else:
             vertical, horizontal = ([geometry.forward_sweep(axis)] for axis in axes)
-        return _Pass(driver, vertical, horizontal, self.groups, work, dense)
+        keywords: list[dict[str, int]] = [{}]
+        if driver is _winograd and self.groups > 1:
+            keywords = [{"group": group, "groups": self.groups} for group in range(self.groups)]
+        elif driver is _direct and self.groups > 1:
+            keywords = [{"groups": self.groups}]
+        return _Pass(driver, list(itertools.product(vertical, horizontal, keywords)), work, dense)
 
-    def _pooled(self, unpool: tuple[NDArray, float] | None) -> tuple[Any, ...] | None:
-        return None if unpool is None else (*unpool, *self.output_shape[1:3])
+    def _pooled(self, unpool: tuple[NDArray, float] | None) -> dict[str, Any]:
+        """The drivers' keyword for the gradient of a pool."""
+        return {} if unpool is None else {"unpool": (*unpool, *self.output_shape[1:3])}
 
 
 def _as_pixels(images: NDArray) -> NDArray:

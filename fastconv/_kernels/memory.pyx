@@ -3,7 +3,6 @@
 An Arena keeps what was given back and hands it out again.  A block goes back when the array over it, and every view of that, is
 gone; so no result is ever overwritten, however long somebody keeps it.
 """
-import contextlib
 import math
 from contextvars import ContextVar
 
@@ -96,14 +95,19 @@ _process = Arena(PROCESS_BYTES)
 _current = ContextVar("fastconv_arena", default=None)
 
 
-@contextlib.contextmanager
-def reusing(Arena arena):
-    """Within, in this Python thread, results and scratch memory come from this arena."""
-    token = _current.set(arena)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+cdef class reusing:
+    """`with reusing(arena):` results and scratch memory come from this arena, in this Python thread."""
+    cdef Arena arena
+    cdef object token
+
+    def __init__(self, Arena arena not None):
+        self.arena = arena
+
+    def __enter__(self):
+        self.token = _current.set(self.arena)
+
+    def __exit__(self, *error):
+        _current.reset(self.token)
 
 
 def empty(shape, dtype):
