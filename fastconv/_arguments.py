@@ -63,16 +63,19 @@ def arrays(**named: tuple[ArrayLike, int]) -> list[NDArray]:
 def _ready(given: Iterable[tuple[ArrayLike, int]]) -> list[NDArray] | None:
     """The values, if they are such arrays already, as most are: the checks one by one take longer than a
     small operation."""
-    found, dtype = [], None
+    found: list[Any] = []
     for value, ndim in given:
-        if type(value) is not np.ndarray or value.ndim != ndim or not value.flags.carray:
+        if not is_ready(value, ndim, found[0].dtype if found else None):
             return None
-        if value.dtype is not dtype:
-            if dtype is not None or value.dtype not in FLOATS:
-                return None
-            dtype = value.dtype
         found.append(value)
     return found
+
+
+def is_ready(value: Any, ndim: int, dtype: np.dtype | None = None) -> bool:
+    """Whether `arrays` would return the value as it is, beside others of this dtype if there are any."""
+    if type(value) is not np.ndarray or value.ndim != ndim or not value.flags.carray:
+        return False
+    return value.dtype is dtype if dtype is not None else value.dtype in FLOATS
 
 
 def array(name: str, value: ArrayLike) -> NDArray:

@@ -16,14 +16,15 @@ without training, where it is computed in one pass, is rounded less often.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastconv import _arguments as arguments
 from fastconv import _windows, nn, threads
-from fastconv._convolution import Convolution, plan
+from fastconv._convolution import Convolution, planner
 from fastconv._kernels import elementwise, memory
 
 if TYPE_CHECKING:
@@ -40,6 +41,33 @@ def link(layers: Sequence[Layer]) -> list[Any]:
         steps.append(rest[0] if chain is None else chain(*rest[:length]))
         del rest[:length]
     return steps
+
+
+def prepare(step: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """What computes the step without training, x -> y.
+
+    A step may have a method `prepare` that finds all that does not depend on x. Between two convolutions
+    Python runs on caches that they have emptied, ten times as slowly as before the first one.
+    """
+    return step.prepare() if _has_prepare(type(step)) else lambda x: step(x)[0]
+
+
+@functools.cache
+def _has_prepare(kind: type) -> bool:
+    """Whether there is one; of a class derived from one that has, only if it has no other __call__."""
+    return next("prepare" in vars(base) for base in kind.__mro__ if {"prepare", "__call__"} & set(vars(base)))
+
+
+def in_turn(steps: Sequence[Any]) -> Callable[[np.ndarray], np.ndarray]:
+    """What computes the steps one after the other, without training."""
+    prepared = [prepare(step) for step in steps]
+
+    def run(x: np.ndarray) -> np.ndarray:
+        for compute in prepared:
+            x = compute(x)
+        return x
+
+    return run
 
 
 def _is_relu(layer: Layer) -> bool:
@@ -80,17 +108,14 @@ class ConvPool:
         return self.conv.count_params()
 
     def __call__(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
-        conv, weights = self.conv, self.conv.owned_weights()
+        if not training:
+            return self.prepare()(x), None
+        conv, weights, scale = self.conv, self.conv.owned_weights(), 1.0
         x, w = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4))
-        convolution = _plan(conv, x.shape, w.shape)
-        n, *image = convolution.output_shape
-        vertical, horizontal = _windows.pooling((n, *image), 2, 2, self.pool.padding, "x")
-        y = memory.empty((n, vertical.out, horizontal.out, image[2]), x.dtype)
-        where = memory.empty(y.shape, np.uint8) if training else None
+        convolution = _planner(conv, w.shape)(x.shape)
+        y = memory.empty(self._pooled(convolution), x.dtype)
+        where = memory.empty(y.shape, np.uint8)
         convolution.forward(y, x, w, weights.get("bias"), relu=True, pools=True, where=where)
-        if where is None:
-            return y, None
-        scale = 1.0
         if self.dropout is not None:
             scale = _drop(y, where, *self.dropout.draw())
 
@@ -119,6 +144,15 @@ class ConvPool:
 
         return y, backward
 
+    def prepare(self) -> Callable[[np.ndarray], np.ndarray]:
+        bias = self.conv.owned_weights().get("bias")
+        return convolving(self.conv, bias, relu=True, shape_of=self._pooled, pools=True)
+
+    def _pooled(self, convolution: Convolution) -> tuple[int, ...]:
+        n, *image = convolution.output_shape
+        axes = _windows.pooling((n, *image), 2, 2, self.pool.padding, "x")
+        return (n, *(axis.out for axis in axes), image[2])
+
 
 class ConvNorm:
     """A Conv2D without activation, the BatchNormalization behind it, and perhaps a ReLU.
@@ -145,35 +179,23 @@ class ConvNorm:
         return self.conv.count_params() + self.norm.count_params()
 
     def __call__(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
-        return self.normalize(x, training, activation=self.activation)
-
-    def normalize(self, x: np.ndarray, training: bool, **behind: Any) -> tuple[np.ndarray, Any]:
-        """The convolution, and of its result what BatchNormalization.normalize does."""
         if not training:
-            return self._predict(x, **behind), None
+            return self.prepare()(x), None
         z, backward_conv = self.conv(x, training)
-        y, backward_norm = self.norm.normalize(z, training, **behind)
+        y, backward_norm = self.norm.normalize(z, training, activation=self.activation)
 
         def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
             return backward_conv(backward_norm(dy), input_gradient=input_gradient)
 
         return y, backward
 
-    def _predict(
-        self, x: np.ndarray, side_input: np.ndarray | None = None, activation: str | None = None
-    ) -> np.ndarray:
-        weights = self.conv.owned_weights()
-        given = {} if side_input is None else {"side_input": (side_input, 4)}
-        x, w, *rest = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4), **given)
-        convolution = _plan(self.conv, x.shape, w.shape)
-        line = self.norm.line(weights.get("bias"))
-        gain, offset = (numbers.astype(x.dtype, copy=False) for numbers in line)
-        y = memory.empty(convolution.output_shape, x.dtype)
-        side = rest[0] if rest else None
-        if side is not None:
-            arguments.same_shape("side_input", side, y.shape, "that of the result")
-        convolution.forward(y, x, w, offset, activation == "relu", gain=gain, side=side)
-        return y
+    def prepare(self) -> Callable[[np.ndarray], np.ndarray]:
+        return self.prepare_sum(self.activation)
+
+    def prepare_sum(self, activation: str | None) -> Callable[..., np.ndarray]:
+        """x -> y, or x, side_input -> y with that added before the activation."""
+        gain, offset = self.norm.line(self.conv.owned_weights().get("bias"))
+        return convolving(self.conv, offset, activation == "relu", gain=gain)
 
 
 class NormRelu:
@@ -223,7 +245,7 @@ class ResidualRelu:
 
     def __call__(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         if not training:
-            return self._predict(x), None
+            return self.prepare()(x), None
         z, backward_head = self.head(x, training)
         past, backward_past = self.residual.past(x, training)
         y, backward_norm = self.norm.normalize(z, training, side_input=past, activation="relu")
@@ -236,17 +258,50 @@ class ResidualRelu:
 
         return y, backward
 
-    def _predict(self, x: np.ndarray) -> np.ndarray:
-        z = x
-        for step in self.first_steps:
-            z, _ = step(z)
-        past, _ = self.residual.past(x)
-        y, _ = self.last_step.normalize(z, training=False, side_input=past, activation="relu")
+    def prepare(self) -> Callable[[np.ndarray], np.ndarray]:
+        first, past = in_turn(self.first_steps), self.residual.prepare_past()
+        if type(self.last_step) is ConvNorm:
+            last = self.last_step.prepare_sum("relu")
+        else:
+
+            def last(z: np.ndarray, side_input: np.ndarray) -> np.ndarray:
+                return self.norm.normalize(z, False, side_input=side_input, activation="relu")[0]
+
+        return lambda x: last(first(x), past(x))
+
+
+def convolving(
+    conv: Conv2D,
+    bias: np.ndarray | None,
+    relu: bool,
+    shape_of: Callable[[Convolution], tuple[int, ...]] = lambda convolution: convolution.output_shape,
+    **epilogue: Any,
+) -> Callable[..., np.ndarray]:
+    """What computes x -> y, or x, side_input -> y, by one call of the convolution's `forward`."""
+    kernel = conv.owned_weights()["kernel"]
+    dtype, find, is_ready = kernel.dtype, _planner(conv, kernel.shape), arguments.is_ready
+
+    def run(x: np.ndarray, side_input: np.ndarray | None = None) -> np.ndarray:
+        w, b, how, side = kernel, bias, epilogue, side_input
+        if not (is_ready(x, 4, dtype) and (side is None or is_ready(side, 4, dtype))):
+            given = {} if side is None else {"side_input": (side, 4)}
+            x, w, *rest = arguments.arrays(x=(x, 4), kernel=(w, 4), **given)
+            side = rest[0] if rest else None
+            b = None if b is None else b.astype(x.dtype)
+            how = {key: a.astype(x.dtype) if key == "gain" else a for key, a in how.items()}
+        convolution = find(x.shape)
+        y = memory.empty(shape_of(convolution), x.dtype)
+        if side is not None:
+            arguments.same_shape("side_input", side, y.shape, "that of the result")
+            how = {**how, "side": side}
+        convolution.forward(y, x, w, b, relu, **how)
         return y
 
+    return run
 
-def _plan(conv: Conv2D, shape: tuple[int, ...], filter_shape: tuple[int, ...]) -> Convolution:
-    return plan(shape, filter_shape, conv.strides, conv.padding, conv.dilation_rate)
+
+def _planner(conv: Conv2D, filter_shape: tuple[int, ...]) -> Callable[[tuple[int, ...]], Convolution]:
+    return planner(filter_shape, conv.strides, conv.padding, conv.dilation_rate, groups=conv.groups)
 
 
 def _drop(y: np.ndarray, where: np.ndarray, rate: float, seed: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -27,8 +28,7 @@ _DEPTHWISE = 8
 _MOST_KEPT = 16
 
 
-def plan(
-    shape: tuple[int, ...],
+def planner(
     filter_shape: tuple[int, ...],
     strides: IntOrInts,
     padding: Padding,
@@ -37,8 +37,8 @@ def plan(
     *,
     groups: int = 1,
     names: tuple[str, str] = ("input", "filters"),
-) -> Convolution:
-    """The convolution of images `shape` [N, H, W, C] with filters `filter_shape` [h, w, C / groups, K].
+) -> Callable[[tuple[int, ...]], Convolution]:
+    """Finds the convolution of images of a shape [N, H, W, C] with filters [h, w, C / groups, K].
 
     names: of these two in error messages.
     """
@@ -46,14 +46,23 @@ def plan(
     gaps, taken = arguments.pair("dilations", dilations), _algorithms.chosen(algorithm)
     small = max(*filter_shape[:2], *steps) <= _MOST_KEPT
     find = _found if small else _found.__wrapped__
-    try:
-        convolution = find(shape, filter_shape, steps, ends, gaps, groups, taken)
-    except ValueError:
-        _windows.convolution(shape, filter_shape, steps, ends, gaps, groups, names)
-        raise
-    if algorithm == "winograd":
-        _algorithms.check_winograd(*convolution.axes)  # an error even where nothing is computed
-    return convolution
+
+    def plan(shape: tuple[int, ...]) -> Convolution:
+        try:
+            convolution = find(shape, filter_shape, steps, ends, gaps, groups, taken)
+        except ValueError:
+            _windows.convolution(shape, filter_shape, steps, ends, gaps, groups, names)
+            raise
+        if algorithm == "winograd":
+            _algorithms.check_winograd(*convolution.axes)  # an error even where nothing is computed
+        return convolution
+
+    return plan
+
+
+def plan(shape: tuple[int, ...], filter_shape: tuple[int, ...], *window: Any, **how: Any) -> Convolution:
+    """The convolution that a planner with these arguments finds for the shape."""
+    return planner(filter_shape, *window, **how)(shape)
 
 
 @functools.lru_cache(_windows.KEPT)

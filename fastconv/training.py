@@ -71,6 +71,7 @@ class Classifier:
         self.optimizer = optimizer
         self.name = name
         self.classes = net.output_shape[-1]
+        self._largest = max(math.prod(shape) for shape in (net.input_shape, *net.output_shapes))
         self.dropouts = [layer for _, layer in net.members() if isinstance(layer, Dropout)]
         self.auxiliaries = [layer for layer in net.layers if isinstance(layer, AuxiliaryClassifier)]
         for i, side in enumerate(self.auxiliaries):
@@ -287,8 +288,7 @@ class Classifier:
 
     def _evaluation_batch(self) -> int:
         """How many examples pass through the net at once where nothing is trained."""
-        largest = max(math.prod(shape) for shape in (self.net.input_shape, *self.net.output_shapes))
-        return max(1, min(EVALUATION_BATCH, EVALUATION_FLOATS // largest))
+        return max(1, min(EVALUATION_BATCH, EVALUATION_FLOATS // self._largest))
 
     def _images(self, x: np.ndarray) -> np.ndarray:
         return x.reshape(len(x), *self.net.input_shape)

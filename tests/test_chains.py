@@ -371,7 +371,7 @@ def test_a_side_input_of_another_shape_is_refused():
     net = Sequential([conv, BatchNormalization()], input_shape=(3, 3, 2))
     step = chains.link(net.layers)[0]
     with pytest.raises(ValueError, match="side_input must have shape"):
-        step.normalize(images(2, (3, 3, 2)), training=False, side_input=images(2, (3, 1, 4)))
+        step.prepare_sum(None)(images(2, (3, 3, 2)), images(2, (3, 1, 4)))
 
 
 def test_a_frozen_normalization_in_a_chain_is_a_constant():

@@ -3,7 +3,6 @@
 An Arena keeps what was given back and hands it out again.  A block goes back when the array over it, and every view of that, is
 gone; so no result is ever overwritten, however long somebody keeps it.
 """
-import math
 from contextvars import ContextVar
 
 import numpy as np
@@ -115,8 +114,10 @@ def empty(shape, dtype):
     arena = _current.get()
     if arena is None:
         return np.empty(shape, dtype)
-    dtype = np.dtype(dtype)
-    return np.ndarray(shape, dtype, (<Arena>arena).take(math.prod(shape) * dtype.itemsize))
+    cdef fc_index n_bytes = np.dtype(dtype).itemsize, size
+    for size in shape:
+        n_bytes *= size
+    return np.ndarray(shape, dtype, (<Arena>arena).take(n_bytes))
 
 
 cdef Block scratch(fc_index n_bytes):

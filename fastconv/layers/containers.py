@@ -104,10 +104,10 @@ class Concatenate(Container):
         return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
+        if not training:
+            return self.prepare()(x), None
         results, backwards = zip(*(layer(x, training) for layer in self.layers), strict=True)
         y = nn.concat(results)
-        if not training:
-            return y, None
         sizes = [part.shape[-1] for part in results]
 
         def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
@@ -119,6 +119,11 @@ class Concatenate(Container):
             return dx
 
         return y, backward
+
+    def prepare(self) -> Callable[[np.ndarray], np.ndarray]:
+        """See _chains.prepare."""
+        branches = [chains.prepare(layer) for layer in self.layers]
+        return lambda x: nn.concat([compute(x) for compute in branches])
 
 
 class Residual(Container):
@@ -147,6 +152,8 @@ class Residual(Container):
         return output_shape
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
+        if not training:
+            return self.prepare()(x), None
         y, backward_branch = self.layers[0](x, training)
         past, backward_past = self.past(x, training)
 
@@ -155,13 +162,22 @@ class Residual(Container):
             past_dx = backward_past(dy, input_gradient=input_gradient)
             return nn.add(dx, past_dx) if input_gradient else None
 
-        return nn.add(y, past), backward if training else None
+        return nn.add(y, past), backward
 
     def past(self, x: np.ndarray, training: bool = False) -> Result:
         """The shortcut alone."""
         if len(self.layers) > 1:
             return self.layers[1](x, training)
         return x, (lambda dy, input_gradient=True: dy) if training else None
+
+    def prepare(self) -> Callable[[np.ndarray], np.ndarray]:
+        """See _chains.prepare."""
+        branch, past = chains.prepare(self.layers[0]), self.prepare_past()
+        return lambda x: nn.add(branch(x), past(x))
+
+    def prepare_past(self) -> Callable[[np.ndarray], np.ndarray]:
+        """The shortcut alone."""
+        return chains.prepare(self.layers[1]) if len(self.layers) > 1 else lambda x: x
 
 
 class AuxiliaryClassifier(Container):
@@ -237,14 +253,15 @@ class Sequential(Container):
         """A model accepts anything array-like, [N, *input_shape], and casts it to its dtype."""
         if self.rng is not None:
             x = self._input(x)
+        if not training:
+            with self._memory():
+                return self.prepare()(x), None
         steps = self._steps()
         backwards: list[Any] = []
         with self._memory():
             for step in steps:
                 x, step_backward = step(x, training)
                 backwards.append(step_backward)
-        if not training:
-            return x, None
 
         def backward(dy: Any, input_gradient: bool = True) -> np.ndarray | None:
             # Without dx, nothing before the first step with parameters has anything to compute.
@@ -256,6 +273,10 @@ class Sequential(Container):
             return dy if input_gradient else None
 
         return x, backward
+
+    def prepare(self) -> Callable[[np.ndarray], np.ndarray]:
+        """See _chains.prepare."""
+        return chains.in_turn(self._steps())
 
     def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Build the layers in order."""

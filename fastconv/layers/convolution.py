@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastconv import _arguments as arguments
+from fastconv import _chains as chains
 from fastconv import geometry, nn
 from fastconv.initializers import Initializer
 from fastconv.layers.affine import Affine
 from fastconv.layers.base import checked_padding
+from fastconv.layers.pointwise import ACTIVATIONS
 
 
 class _Convolving(Affine):
@@ -98,6 +100,13 @@ class Conv2D(_Convolving):
         if channels % self.groups:
             raise ValueError(f"groups must divide the {channels} channels of the input, unlike {self.groups}")
         return (*self.kernel_size, channels // self.groups, self.filters)
+
+    def prepare(self) -> Callable[[np.ndarray], np.ndarray]:
+        """See _chains.prepare."""
+        convolve = chains.convolving(self, self.owned_weights().get("bias"), self._fused == "relu")
+        if self.activation == self._fused:
+            return convolve
+        return lambda x: ACTIVATIONS[self.activation][0](convolve(x))
 
     def _forward(self, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
         return nn.conv2d(x, kernel, *self._window, bias=bias, activation=self._fused, groups=self.groups)
