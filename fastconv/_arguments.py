@@ -63,19 +63,21 @@ def arrays(**named: tuple[ArrayLike, int]) -> list[NDArray]:
 def _ready(given: Iterable[tuple[ArrayLike, int]]) -> list[NDArray] | None:
     """The values, if they are such arrays already, as most are: the checks one by one take longer than a
     small operation."""
-    found: list[Any] = []
+    found, dtype = [], None
     for value, ndim in given:
-        if not is_ready(value, ndim, found[0].dtype if found else None):
+        if type(value) is not np.ndarray or value.ndim != ndim or not value.flags.carray:
             return None
+        if value.dtype is not dtype:
+            if dtype is not None or value.dtype not in FLOATS:
+                return None
+            dtype = value.dtype
         found.append(value)
     return found
 
 
-def is_ready(value: Any, ndim: int, dtype: np.dtype | None = None) -> bool:
-    """Whether `arrays` would return the value as it is, beside others of this dtype if there are any."""
-    if type(value) is not np.ndarray or value.ndim != ndim or not value.flags.carray:
-        return False
-    return value.dtype is dtype if dtype is not None else value.dtype in FLOATS
+def is_ready(value: Any, ndim: int, dtype: np.dtype) -> bool:
+    """Whether `arrays` would return the value as it is, beside others of this dtype."""
+    return type(value) is np.ndarray and value.ndim == ndim and value.dtype is dtype and value.flags.carray
 
 
 def array(name: str, value: ArrayLike) -> NDArray:
@@ -177,6 +179,8 @@ def choice(name: str, value: Any, choices: tuple) -> Any:
 
 def sizes(name: str, value: Any) -> tuple[int, ...]:
     """The four sizes of an array."""
+    if type(value) is tuple and len(value) == 4 and {*map(type, value)} == {int} and min(value) >= 0:
+        return value  # as an array's shape is
     numbers = _listed(value)
     if numbers is None or len(numbers) != 4:
         raise ValueError(f"{name} must be the four sizes of an array, not {show(value)}")

@@ -24,7 +24,7 @@ import numpy as np
 
 from fastconv import _arguments as arguments
 from fastconv import _windows, nn, threads
-from fastconv._convolution import Convolution, planner
+from fastconv._convolution import Convolution, Window, plan, window
 from fastconv._kernels import elementwise, memory
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class ConvPool:
             return self.prepare()(x), None
         conv, weights, scale = self.conv, self.conv.owned_weights(), 1.0
         x, w = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4))
-        convolution = _planner(conv, w.shape)(x.shape)
+        convolution = plan(x.shape, w.shape, _window(conv))
         y = memory.empty(self._pooled(convolution), x.dtype)
         where = memory.empty(y.shape, np.uint8)
         convolution.forward(y, x, w, weights.get("bias"), relu=True, pools=True, where=where)
@@ -279,7 +279,7 @@ def convolving(
 ) -> Callable[..., np.ndarray]:
     """What computes x -> y, or x, side_input -> y, by one call of the convolution's `forward`."""
     kernel = conv.owned_weights()["kernel"]
-    dtype, find, is_ready = kernel.dtype, _planner(conv, kernel.shape), arguments.is_ready
+    dtype, is_ready, moves, groups = kernel.dtype, arguments.is_ready, _window(conv), conv.groups
 
     def run(x: np.ndarray, side_input: np.ndarray | None = None) -> np.ndarray:
         w, b, how, side = kernel, bias, epilogue, side_input
@@ -289,7 +289,7 @@ def convolving(
             side = rest[0] if rest else None
             b = None if b is None else b.astype(x.dtype)
             how = {key: a.astype(x.dtype) if key == "gain" else a for key, a in how.items()}
-        convolution = find(x.shape)
+        convolution = plan(x.shape, w.shape, moves, groups)
         y = memory.empty(shape_of(convolution), x.dtype)
         if side is not None:
             arguments.same_shape("side_input", side, y.shape, "that of the result")
@@ -300,8 +300,8 @@ def convolving(
     return run
 
 
-def _planner(conv: Conv2D, filter_shape: tuple[int, ...]) -> Callable[[tuple[int, ...]], Convolution]:
-    return planner(filter_shape, conv.strides, conv.padding, conv.dilation_rate, groups=conv.groups)
+def _window(conv: Conv2D) -> Window:
+    return window(conv.strides, conv.padding, conv.dilation_rate)
 
 
 def _drop(y: np.ndarray, where: np.ndarray, rate: float, seed: int) -> float:

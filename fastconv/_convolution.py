@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -28,41 +27,42 @@ _DEPTHWISE = 8
 _MOST_KEPT = 16
 
 
-def planner(
+# How filters move over images: strides, padding, dilations; the algorithm that is taken, and whether the
+# caller insists on it. (A NamedTuple would cost a small operation a tenth of its time.)
+Window = tuple[_windows.Pair, tuple[geometry.Padding, geometry.Padding], _windows.Pair, str, bool]
+
+
+def window(
+    strides: IntOrInts, padding: Padding, dilations: IntOrInts, algorithm: str | None = None
+) -> Window:
+    """The arguments of a convolution that have nothing to do with its arrays' shapes, checked."""
+    ends, steps = arguments.padding(padding), arguments.pair("strides", strides)
+    gaps, taken = arguments.pair("dilations", dilations), _algorithms.chosen(algorithm)
+    return steps, ends, gaps, taken, algorithm == "winograd"
+
+
+def plan(
+    shape: tuple[int, ...],
     filter_shape: tuple[int, ...],
-    strides: IntOrInts,
-    padding: Padding,
-    dilations: IntOrInts,
-    algorithm: str | None = None,
-    *,
+    window: Window,
     groups: int = 1,
     names: tuple[str, str] = ("input", "filters"),
-) -> Callable[[tuple[int, ...]], Convolution]:
-    """Finds the convolution of images of a shape [N, H, W, C] with filters [h, w, C / groups, K].
+) -> Convolution:
+    """The convolution of images `shape` [N, H, W, C] with filters `filter_shape` [h, w, C / groups, K].
 
     names: of these two in error messages.
     """
-    ends, steps = arguments.padding(padding), arguments.pair("strides", strides)
-    gaps, taken = arguments.pair("dilations", dilations), _algorithms.chosen(algorithm)
-    small = max(*filter_shape[:2], *steps) <= _MOST_KEPT
+    strides, padding, dilations, algorithm, insists = window
+    small = max(*filter_shape[:2], *strides) <= _MOST_KEPT
     find = _found if small else _found.__wrapped__
-
-    def plan(shape: tuple[int, ...]) -> Convolution:
-        try:
-            convolution = find(shape, filter_shape, steps, ends, gaps, groups, taken)
-        except ValueError:
-            _windows.convolution(shape, filter_shape, steps, ends, gaps, groups, names)
-            raise
-        if algorithm == "winograd":
-            _algorithms.check_winograd(*convolution.axes)  # an error even where nothing is computed
-        return convolution
-
-    return plan
-
-
-def plan(shape: tuple[int, ...], filter_shape: tuple[int, ...], *window: Any, **how: Any) -> Convolution:
-    """The convolution that a planner with these arguments finds for the shape."""
-    return planner(filter_shape, *window, **how)(shape)
+    try:
+        convolution = find(shape, filter_shape, strides, padding, dilations, groups, algorithm)
+    except ValueError:
+        _windows.convolution(shape, filter_shape, strides, padding, dilations, groups, names)
+        raise
+    if insists:
+        _algorithms.check_winograd(*convolution.axes)  # an error even where nothing is computed
+    return convolution
 
 
 @functools.lru_cache(_windows.KEPT)

@@ -94,7 +94,8 @@ def conv2d(
     named = {"input": (input, 4), "filters": (filters, 4)}
     x, w, *rest = arguments.arrays(**named) if bias is None else arguments.arrays(**named, bias=(bias, 1))
     groups = arguments.whole("groups", groups, 1)
-    convolution = _convolution.plan(x.shape, w.shape, strides, padding, dilations, algorithm, groups=groups)
+    window = _convolution.window(strides, padding, dilations, algorithm)
+    convolution = _convolution.plan(x.shape, w.shape, window, groups)
     if rest:
         arguments.same_shape("bias", rest[0], (w.shape[3],), "one number per filter")
     y = memory.empty(convolution.output_shape, x.dtype)
@@ -130,9 +131,8 @@ def conv2d_backprop_input(
     shape = arguments.sizes("input_sizes", input_sizes)
     w, dy = arguments.arrays(filters=(filters, 4), out_backprop=(out_backprop, 4))
     names, groups = ("input_sizes", "filters"), arguments.whole("groups", groups, 1)
-    convolution = _convolution.plan(
-        shape, w.shape, strides, padding, dilations, algorithm, groups=groups, names=names
-    )
+    window = _convolution.window(strides, padding, dilations, algorithm)
+    convolution = _convolution.plan(shape, w.shape, window, groups, names)
     _check_gradient("out_backprop", dy, convolution.output_shape)
     dx = memory.empty(shape, dy.dtype)
     convolution.input_gradient(dx, w, dy, num_threads)
@@ -170,9 +170,8 @@ def conv2d_backprop_filter(
     shape = arguments.sizes("filter_sizes", filter_sizes)
     x, dy = arguments.arrays(input=(input, 4), out_backprop=(out_backprop, 4))
     names, groups = ("input", "filter_sizes"), arguments.whole("groups", groups, 1)
-    convolution = _convolution.plan(
-        x.shape, shape, strides, padding, dilations, algorithm, groups=groups, names=names
-    )
+    window = _convolution.window(strides, padding, dilations, algorithm)
+    convolution = _convolution.plan(x.shape, shape, window, groups, names)
     _check_gradient("out_backprop", dy, convolution.output_shape)
     dw = _result(out, shape, dy.dtype)
     convolution.filter_gradient(dw, x, dy, num_threads)
@@ -305,9 +304,8 @@ def _depthwise(
         )
     grouped = (height, width, min(channels, 1), channels * multiplier)
     groups = max(channels, 1)
-    return _convolution.plan(
-        shape, grouped, strides, padding, dilations, "direct", groups=groups, names=names
-    )
+    window = _convolution.window(strides, padding, dilations, "direct")
+    return _convolution.plan(shape, grouped, window, groups, names)
 
 
 def conv2d_transpose(
@@ -352,7 +350,8 @@ def conv2d_transpose(
     named = {"input": (input, 4), "filters": (filters, 4)}
     x, w, *rest = arguments.arrays(**named) if bias is None else arguments.arrays(**named, bias=(bias, 1))
     names = ("output_shape", "filters")
-    convolution = _convolution.plan(shape, w.shape, strides, padding, dilations, algorithm, names=names)
+    window = _convolution.window(strides, padding, dilations, algorithm)
+    convolution = _convolution.plan(shape, w.shape, window, names=names)
     if x.shape != convolution.output_shape:
         raise ValueError(
             f"input must have shape {convolution.output_shape}, that of the convolution of an "

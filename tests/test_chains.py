@@ -11,10 +11,11 @@ from tolerances import assert_close
 
 import fastconv
 from fastconv import _chains as chains
-from fastconv._convolution import plan
+from fastconv._convolution import plan, window
 from fastconv.layers import (
     Activation,
     BatchNormalization,
+    Concatenate,
     Conv2D,
     Dropout,
     Flatten,
@@ -340,7 +341,7 @@ def test_a_side_input_comes_behind_gain_and_bias_and_before_relu(filters, kernel
     w = rng.standard_normal((kernel, kernel, channels // groups, filters)).astype(dtype)
     gain, bias = rng.standard_normal((2, filters)).astype(dtype)
     for algorithm in ("direct", "winograd") if kernel == 3 else ("direct",):
-        convolution = plan(x.shape, w.shape, 1, "SAME", 1, algorithm, groups=groups)
+        convolution = plan(x.shape, w.shape, window(1, "SAME", 1, algorithm), groups)
         side = 9 * rng.standard_normal(convolution.output_shape).astype(dtype)
         side[1, 2, 3, 1] = np.nan
         for how in ((bias, gain), (bias, None), (None, None)):
@@ -395,6 +396,32 @@ def test_other_residuals_stay_apart(branch):
     assert [type(step).__name__ for step in chains.link(net.layers)] == ["Residual", "ReLU"]
     y, backward = net(images(3, (4, 4, 2)), training=True)
     assert backward(y).shape == y.shape
+
+
+@pytest.mark.parametrize("conv", [{"groups": 2}, {"groups": 4}, {"activation": "tanh"}, {"use_bias": False}])
+def test_a_convolution_is_the_same_with_and_without_training(conv):
+    net = Sequential([Conv2D(8, 3, **conv), Conv2D(2, 1, activation="relu")], input_shape=(6, 5, 4), seed=1)
+    x = images(3, (6, 5, 4))
+    np.testing.assert_array_equal(net(x)[0], net(x, training=True)[0])
+
+
+@pytest.mark.parametrize("kind", [Conv2D, Sequential, Residual, Concatenate])
+def test_a_derived_class_with_another_call_is_computed_by_that(kind):
+    class Doubled(kind):
+        def __call__(self, x, training=False):
+            y, backward = super().__call__(x, training)
+            return 2 * y, backward
+
+    class Renamed(kind):
+        pass
+
+    def net(kind):
+        arguments = (4, 1) if issubclass(kind, Conv2D) else ([Conv2D(4, 1)],)
+        return Sequential([kind(*arguments), ReLU()], input_shape=(3, 3, 4), seed=1)
+
+    x = images(2, (3, 3, 4))
+    np.testing.assert_array_equal(net(Doubled)(x)[0], 2 * net(kind)(x)[0])
+    np.testing.assert_array_equal(net(Renamed)(x)[0], net(kind)(x)[0])
 
 
 def test_python_threads_may_predict_batches_of_any_size_at_once():

@@ -229,7 +229,9 @@ def test_all_that_may_follow_the_sums_of_few_pixels(pixels, dtype):
     side = rng.standard_normal((1, 1, pixels, 70))
     x, w, gain, bias, side = (a.astype(dtype) for a in (x, w, gain, bias, side))
     y = np.empty_like(side)
-    _convolution.plan(x.shape, w.shape, 1, "SAME", 1).forward(y, x, w, bias, True, gain=gain, side=side)
+    _convolution.plan(x.shape, w.shape, _convolution.window(1, "SAME", 1)).forward(
+        y, x, w, bias, True, gain=gain, side=side
+    )
     exact = ref.conv2d(x.astype(np.float64), w.astype(np.float64), 1, "SAME")
     assert_close(y, np.maximum(exact * gain + bias + side, 0), tolerances.PRODUCT_SUM)
 
