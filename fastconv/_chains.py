@@ -247,7 +247,7 @@ class ResidualRelu:
         if not training:
             return self.prepare()(x), None
         z, backward_head = self.head(x, training)
-        past, backward_past = self.residual.past(x, training)
+        past, backward_past = self.residual.past(x)
         y, backward_norm = self.norm.normalize(z, training, side_input=past, activation="relu")
 
         def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:

@@ -155,7 +155,7 @@ class Residual(Container):
         if not training:
             return self.prepare()(x), None
         y, backward_branch = self.layers[0](x, training)
-        past, backward_past = self.past(x, training)
+        past, backward_past = self.past(x)
 
         def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
             dx = backward_branch(dy, input_gradient=input_gradient)
@@ -164,11 +164,11 @@ class Residual(Container):
 
         return nn.add(y, past), backward
 
-    def past(self, x: np.ndarray, training: bool = False) -> Result:
-        """The shortcut alone."""
+    def past(self, x: np.ndarray) -> Result:
+        """The shortcut alone, in training."""
         if len(self.layers) > 1:
-            return self.layers[1](x, training)
-        return x, (lambda dy, input_gradient=True: dy) if training else None
+            return self.layers[1](x, training=True)
+        return x, lambda dy, input_gradient=True: dy
 
     def prepare(self) -> Callable[[np.ndarray], np.ndarray]:
         """See _chains.prepare."""
@@ -176,7 +176,7 @@ class Residual(Container):
         return lambda x: nn.add(branch(x), past(x))
 
     def prepare_past(self) -> Callable[[np.ndarray], np.ndarray]:
-        """The shortcut alone."""
+        """The shortcut alone, without training."""
         return chains.prepare(self.layers[1]) if len(self.layers) > 1 else lambda x: x
 
 
