@@ -67,17 +67,17 @@ def _ready(given: Iterable[tuple[ArrayLike, int]]) -> list[NDArray] | None:
     for value, ndim in given:
         if type(value) is not np.ndarray or value.ndim != ndim or not value.flags.carray:
             return None
-        if value.dtype is not dtype:
-            if dtype is not None or value.dtype not in FLOATS:
-                return None
+        if dtype is None and value.dtype in FLOATS:
             dtype = value.dtype
+        elif value.dtype != dtype:
+            return None
         found.append(value)
     return found
 
 
 def is_ready(value: Any, ndim: int, dtype: np.dtype) -> bool:
-    """Whether `arrays` would return the value as it is, beside others of this dtype."""
-    return type(value) is np.ndarray and value.ndim == ndim and value.dtype is dtype and value.flags.carray
+    """Whether the value is such an array already, and of this dtype: `arrays` would return it as it is."""
+    return type(value) is np.ndarray and value.ndim == ndim and value.dtype == dtype and value.flags.carray
 
 
 def array(name: str, value: ArrayLike) -> NDArray:
@@ -184,7 +184,7 @@ def sizes(name: str, value: Any) -> tuple[int, ...]:
     numbers = _listed(value)
     if numbers is None or len(numbers) != 4:
         raise ValueError(f"{name} must be the four sizes of an array, not {show(value)}")
-    return tuple([whole(name, number, 0) for number in numbers])
+    return tuple(whole(name, number, 0) for number in numbers)
 
 
 def number(name: str, value: Any, least: float = -math.inf) -> float:

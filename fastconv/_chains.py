@@ -9,9 +9,10 @@ Groups of one channel have a driver of their own, which neither pools nor scales
 the channels are known, no convolution of groups takes part in one. The Winograd tiles of a filter of one row
 or column have no 2x2 windows to pool: such a filter takes no part in ConvPool.
 
-Each chain is a step, called like a layer. Results and gradients have the same bits as those of the layers one
-after another, but for two: the gradient of ConvPool's bias is summed in another order, and ConvNorm's result
-without training, where it is computed in one pass, is rounded less often.
+Each chain is a step, called like a layer, and prepared for inference (see `prepare`). Results and gradients
+have the same bits as those of the layers one after another, but for two: the gradient of ConvPool's bias is
+summed in another order, and ConvNorm's result without training, where it is computed in one pass, is rounded
+less often.
 """
 
 from __future__ import annotations
@@ -46,16 +47,22 @@ def link(layers: Sequence[Layer]) -> list[Any]:
 def prepare(step: Any) -> Callable[[np.ndarray], np.ndarray]:
     """What computes the step without training, x -> y.
 
-    A step may have a method `prepare` that finds all that does not depend on x. Between two convolutions
-    Python runs on caches that they have emptied, ten times as slowly as before the first one.
+    A step may have a method `prepare_inference` that returns it and finds before what does not depend on x:
+    weights, windows, folded normalizations. A net prepares all its steps before the first one is computed,
+    for between two convolutions Python runs on caches that they have emptied, ten times as slowly.
     """
-    return step.prepare() if _has_prepare(type(step)) else lambda x: step(x)[0]
+    return step.prepare_inference() if _is_prepared(type(step)) else lambda x: step(x, False)[0]
 
 
-@functools.cache
-def _has_prepare(kind: type) -> bool:
-    """Whether there is one; of a class derived from one that has, only if it has no other __call__."""
-    return next("prepare" in vars(base) for base in kind.__mro__ if {"prepare", "__call__"} & set(vars(base)))
+@functools.lru_cache(_windows.KEPT)
+def _is_prepared(kind: type) -> bool:
+    """Whether the class has that method, and not a __call__ of its own over one that it is derived from."""
+    for base in kind.__mro__:
+        if "prepare_inference" in vars(base):
+            return True
+        if "__call__" in vars(base):
+            break
+    return False
 
 
 def in_turn(steps: Sequence[Any]) -> Callable[[np.ndarray], np.ndarray]:
@@ -109,13 +116,14 @@ class ConvPool:
 
     def __call__(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         if not training:
-            return self.prepare()(x), None
-        conv, weights, scale = self.conv, self.conv.owned_weights(), 1.0
+            return self.prepare_inference()(x), None
+        conv, weights = self.conv, self.conv.owned_weights()
         x, w = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4))
         convolution = plan(x.shape, w.shape, _window(conv))
         y = memory.empty(self._pooled(convolution), x.dtype)
         where = memory.empty(y.shape, np.uint8)
         convolution.forward(y, x, w, weights.get("bias"), relu=True, pools=True, where=where)
+        scale = 1.0
         if self.dropout is not None:
             scale = _drop(y, where, *self.dropout.draw())
 
@@ -144,11 +152,12 @@ class ConvPool:
 
         return y, backward
 
-    def prepare(self) -> Callable[[np.ndarray], np.ndarray]:
-        bias = self.conv.owned_weights().get("bias")
-        return convolving(self.conv, bias, relu=True, shape_of=self._pooled, pools=True)
+    def prepare_inference(self) -> Callable[[np.ndarray], np.ndarray]:
+        """See `prepare`."""
+        return convolving(self.conv, self.conv.owned_weights().get("bias"), relu=True, pooled=self._pooled)
 
     def _pooled(self, convolution: Convolution) -> tuple[int, ...]:
+        """The shape of the convolution's pool."""
         n, *image = convolution.output_shape
         axes = _windows.pooling((n, *image), 2, 2, self.pool.padding, "x")
         return (n, *(axis.out for axis in axes), image[2])
@@ -180,7 +189,7 @@ class ConvNorm:
 
     def __call__(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         if not training:
-            return self.prepare()(x), None
+            return self.prepare_inference()(x), None
         z, backward_conv = self.conv(x, training)
         y, backward_norm = self.norm.normalize(z, training, activation=self.activation)
 
@@ -189,13 +198,14 @@ class ConvNorm:
 
         return y, backward
 
-    def prepare(self) -> Callable[[np.ndarray], np.ndarray]:
+    def prepare_inference(self) -> Callable[[np.ndarray], np.ndarray]:
+        """See `prepare`."""
         return self.prepare_sum(self.activation)
 
     def prepare_sum(self, activation: str | None) -> Callable[..., np.ndarray]:
         """x -> y, or x, side_input -> y with that added before the activation."""
         gain, offset = self.norm.line(self.conv.owned_weights().get("bias"))
-        return convolving(self.conv, offset, activation == "relu", gain=gain)
+        return convolving(self.conv, offset, activation == "relu", gain)
 
 
 class NormRelu:
@@ -245,7 +255,7 @@ class ResidualRelu:
 
     def __call__(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         if not training:
-            return self.prepare()(x), None
+            return self.prepare_inference()(x), None
         z, backward_head = self.head(x, training)
         past, backward_past = self.residual.past(x)
         y, backward_norm = self.norm.normalize(z, training, side_input=past, activation="relu")
@@ -258,43 +268,57 @@ class ResidualRelu:
 
         return y, backward
 
-    def prepare(self) -> Callable[[np.ndarray], np.ndarray]:
-        first, past = in_turn(self.first_steps), self.residual.prepare_past()
-        if type(self.last_step) is ConvNorm:
-            last = self.last_step.prepare_sum("relu")
-        else:
-
-            def last(z: np.ndarray, side_input: np.ndarray) -> np.ndarray:
-                return self.norm.normalize(z, False, side_input=side_input, activation="relu")[0]
-
+    def prepare_inference(self) -> Callable[[np.ndarray], np.ndarray]:
+        """See `prepare`."""
+        first, past, last = in_turn(self.first_steps), self.residual.prepare_past(), self._prepare_last()
         return lambda x: last(first(x), past(x))
+
+    def _prepare_last(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """What computes the branch's end, the sum and the relu."""
+        if type(self.last_step) is ConvNorm:
+            return self.last_step.prepare_sum("relu")
+        return lambda z, past: self.norm.normalize(z, False, side_input=past, activation="relu")[0]
 
 
 def convolving(
     conv: Conv2D,
     bias: np.ndarray | None,
     relu: bool,
-    shape_of: Callable[[Convolution], tuple[int, ...]] = lambda convolution: convolution.output_shape,
-    **epilogue: Any,
+    gain: np.ndarray | None = None,
+    pooled: Callable[[Convolution], tuple[int, ...]] | None = None,
 ) -> Callable[..., np.ndarray]:
-    """What computes x -> y, or x, side_input -> y, by one call of the convolution's `forward`."""
-    kernel = conv.owned_weights()["kernel"]
-    dtype, is_ready, moves, groups = kernel.dtype, arguments.is_ready, _window(conv), conv.groups
+    """What computes x convolved * gain + bias + side_input, and relu, in one pass: x, side_input=None -> y.
+
+    gain, bias: [filters], or None. pooled: y is the 2x2 pool of that, and this finds its shape. An image of
+    another dtype than the filters' is computed as NumPy promotes the two.
+    """
+    given = {"filters": (conv.owned_weights()["kernel"], 4)}
+    for key, line in (("bias", bias), ("gain", gain)):
+        if line is not None:
+            given[key] = line, 1
+    filters, *lines = arguments.arrays(**given)
+    for line in lines:
+        arguments.same_shape("bias", line, filters.shape[3:], "one number per filter")
+    bias = None if bias is None else lines[0]
+    gain = None if gain is None else lines[-1]
+    moves, groups, is_ready = _window(conv), conv.groups, arguments.is_ready
 
     def run(x: np.ndarray, side_input: np.ndarray | None = None) -> np.ndarray:
-        w, b, how, side = kernel, bias, epilogue, side_input
-        if not (is_ready(x, 4, dtype) and (side is None or is_ready(side, 4, dtype))):
+        w, b, g, side = filters, bias, gain, side_input
+        if not (is_ready(x, 4, w.dtype) and (side is None or is_ready(side, 4, w.dtype))):
             given = {} if side is None else {"side_input": (side, 4)}
-            x, w, *rest = arguments.arrays(x=(x, 4), kernel=(w, 4), **given)
+            x, w, *rest = arguments.arrays(input=(x, 4), filters=(w, 4), **given)
             side = rest[0] if rest else None
-            b = None if b is None else b.astype(x.dtype)
-            how = {key: a.astype(x.dtype) if key == "gain" else a for key, a in how.items()}
+            b, g = (None if a is None else a.astype(x.dtype, copy=False) for a in (b, g))
         convolution = plan(x.shape, w.shape, moves, groups)
-        y = memory.empty(shape_of(convolution), x.dtype)
+        y = memory.empty(pooled(convolution) if pooled else convolution.output_shape, x.dtype)
+        epilogue = {"pools": True} if pooled else {}
+        if g is not None:
+            epilogue["gain"] = g
         if side is not None:
             arguments.same_shape("side_input", side, y.shape, "that of the result")
-            how = {**how, "side": side}
-        convolution.forward(y, x, w, b, relu, **how)
+            epilogue["side"] = side
+        convolution.forward(y, x, w, b, relu, **epilogue)
         return y
 
     return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import sys
@@ -71,7 +72,6 @@ class Classifier:
         self.optimizer = optimizer
         self.name = name
         self.classes = net.output_shape[-1]
-        self._largest = max(math.prod(shape) for shape in (net.input_shape, *net.output_shapes))
         self.dropouts = [layer for _, layer in net.members() if isinstance(layer, Dropout)]
         self.auxiliaries = [layer for layer in net.layers if isinstance(layer, AuxiliaryClassifier)]
         for i, side in enumerate(self.auxiliaries):
@@ -288,7 +288,12 @@ class Classifier:
 
     def _evaluation_batch(self) -> int:
         """How many examples pass through the net at once where nothing is trained."""
-        return max(1, min(EVALUATION_BATCH, EVALUATION_FLOATS // self._largest))
+        return max(1, min(EVALUATION_BATCH, EVALUATION_FLOATS // self._largest_activation))
+
+    @functools.cached_property
+    def _largest_activation(self) -> int:
+        """Floats of an example's."""
+        return max(math.prod(shape) for shape in (self.net.input_shape, *self.net.output_shapes))
 
     def _images(self, x: np.ndarray) -> np.ndarray:
         return x.reshape(len(x), *self.net.input_shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +11,7 @@ import tolerances
 from tolerances import assert_close
 
 import fastconv
+from fastconv import _arguments as arguments
 from fastconv import _chains as chains
 from fastconv._convolution import plan, window
 from fastconv.layers import (
@@ -19,6 +21,7 @@ from fastconv.layers import (
     Conv2D,
     Dropout,
     Flatten,
+    Layer,
     MaxPooling2D,
     ReLU,
     Residual,
@@ -422,6 +425,61 @@ def test_a_derived_class_with_another_call_is_computed_by_that(kind):
     x = images(2, (3, 3, 4))
     np.testing.assert_array_equal(net(Doubled)(x)[0], 2 * net(kind)(x)[0])
     np.testing.assert_array_equal(net(Renamed)(x)[0], net(kind)(x)[0])
+
+
+def test_custom_layers_get_training_and_keep_their_methods():
+    class Scaled(Layer):
+        def prepare(self):
+            self.factor = 2
+
+        def __call__(self, x, training=None):
+            self.prepare()
+            return (self.factor if training is False else 3) * x, None
+
+    net = Sequential([Conv2D(4, 1), Scaled()], input_shape=(3, 3, 4), seed=1)
+    x = images(2, (3, 3, 4))
+    np.testing.assert_array_equal(net(x)[0], 2 * net.layers[0](x)[0])
+
+
+@pytest.mark.parametrize("around", [Concatenate, Residual, Sequential])
+def test_a_model_inside_a_container_stays_a_model(around):
+    model = Sequential([Conv2D(4, 3, padding="same")], input_shape=(5, 5, 4), seed=1)
+    container = around(model) if around is Residual else around([model])
+    x = images(2, (5, 5, 4), np.float64)
+    np.testing.assert_array_equal(container(x)[0], model(x)[0] + (x if around is Residual else 0))
+    with pytest.raises(ValueError, match=r"x must be \[N, 5, 5, 4\]"):
+        container(x[:, :4])
+
+
+def test_weights_that_were_replaced_are_checked():
+    net = Sequential([Conv2D(4, 3), ReLU()], input_shape=(5, 5, 2), seed=1)
+    x, conv = images(2, (5, 5, 2)), net.layers[0]
+    y = net(x)[0]
+    conv.weights["kernel"] = np.asfortranarray(conv.weights["kernel"])
+    np.testing.assert_array_equal(net(x)[0], y)
+    conv.weights["bias"] = np.zeros(4)
+    assert net(x)[0].dtype == np.float64
+    conv.weights["bias"] = np.zeros(3, np.float32)
+    with pytest.raises(ValueError, match=r"bias must have shape \(4,\)"):
+        net(x)
+
+
+@pytest.mark.parametrize("key", ["moving_mean", "moving_variance", "beta"])
+def test_normalizations_that_were_replaced_are_checked(key):
+    net = Sequential([Conv2D(4, 3), BatchNormalization()], input_shape=(5, 5, 2), seed=1)
+    net.layers[1].weights[key] = np.ones(1, np.float32)
+    with pytest.raises(ValueError, match=f"{key} must have shape"):
+        net(images(2, (5, 5, 2)))
+
+
+def test_an_unpickled_model_is_computed_without_conversions(monkeypatch):
+    net = Sequential(
+        [Conv2D(4, 3), BatchNormalization(), ReLU(), Conv2D(2, 1)], input_shape=(5, 5, 2), seed=1
+    )
+    x = images(2, (5, 5, 2))
+    y, again = net(x)[0], pickle.loads(pickle.dumps(net))
+    monkeypatch.delattr(arguments, "as_array")  # which converts, one array at a time
+    np.testing.assert_array_equal(again(x)[0], y)
 
 
 def test_python_threads_may_predict_batches_of_any_size_at_once():

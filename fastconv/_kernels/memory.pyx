@@ -114,7 +114,7 @@ def empty(shape, dtype):
     arena = _current.get()
     if arena is None:
         return np.empty(shape, dtype)
-    cdef fc_index n_bytes = np.dtype(dtype).itemsize, size
+    cdef fc_index n_bytes = np.dtype(dtype).itemsize, size  # (of a shape too large np.ndarray raises ValueError)
     for size in shape:
         n_bytes *= size
     return np.ndarray(shape, dtype, (<Arena>arena).take(n_bytes))

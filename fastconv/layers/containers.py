@@ -105,7 +105,7 @@ class Concatenate(Container):
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
         if not training:
-            return self.prepare()(x), None
+            return self.prepare_inference()(x), None
         results, backwards = zip(*(layer(x, training) for layer in self.layers), strict=True)
         y = nn.concat(results)
         sizes = [part.shape[-1] for part in results]
@@ -120,7 +120,7 @@ class Concatenate(Container):
 
         return y, backward
 
-    def prepare(self) -> Callable[[np.ndarray], np.ndarray]:
+    def prepare_inference(self) -> Callable[[np.ndarray], np.ndarray]:
         """See _chains.prepare."""
         branches = [chains.prepare(layer) for layer in self.layers]
         return lambda x: nn.concat([compute(x) for compute in branches])
@@ -153,7 +153,7 @@ class Residual(Container):
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
         if not training:
-            return self.prepare()(x), None
+            return self.prepare_inference()(x), None
         y, backward_branch = self.layers[0](x, training)
         past, backward_past = self.past(x)
 
@@ -170,7 +170,7 @@ class Residual(Container):
             return self.layers[1](x, training=True)
         return x, lambda dy, input_gradient=True: dy
 
-    def prepare(self) -> Callable[[np.ndarray], np.ndarray]:
+    def prepare_inference(self) -> Callable[[np.ndarray], np.ndarray]:
         """See _chains.prepare."""
         branch, past = chains.prepare(self.layers[0]), self.prepare_past()
         return lambda x: nn.add(branch(x), past(x))
@@ -251,11 +251,10 @@ class Sequential(Container):
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
         """A model accepts anything array-like, [N, *input_shape], and casts it to its dtype."""
+        if not training:
+            return self.prepare_inference()(x), None
         if self.rng is not None:
             x = self._input(x)
-        if not training:
-            with self._memory():
-                return self.prepare()(x), None
         steps = self._steps()
         backwards: list[Any] = []
         with self._memory():
@@ -274,9 +273,15 @@ class Sequential(Container):
 
         return x, backward
 
-    def prepare(self) -> Callable[[np.ndarray], np.ndarray]:
+    def prepare_inference(self) -> Callable[[np.ndarray], np.ndarray]:
         """See _chains.prepare."""
-        return chains.in_turn(self._steps())
+        run = chains.in_turn(self._steps())
+
+        def run_model(x: np.ndarray) -> np.ndarray:
+            with self._memory():
+                return run(self._input(x))
+
+        return run if self.rng is None else run_model
 
     def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Build the layers in order."""

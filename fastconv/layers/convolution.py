@@ -101,7 +101,7 @@ class Conv2D(_Convolving):
             raise ValueError(f"groups must divide the {channels} channels of the input, unlike {self.groups}")
         return (*self.kernel_size, channels // self.groups, self.filters)
 
-    def prepare(self) -> Callable[[np.ndarray], np.ndarray]:
+    def prepare_inference(self) -> Callable[[np.ndarray], np.ndarray]:
         """See _chains.prepare."""
         convolve = chains.convolving(self, self.owned_weights().get("bias"), self._fused == "relu")
         if self.activation == self._fused:
