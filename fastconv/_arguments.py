@@ -75,11 +75,6 @@ def _ready(given: Iterable[tuple[ArrayLike, int]]) -> list[NDArray] | None:
     return found
 
 
-def is_ready(value: Any, ndim: int, dtype: np.dtype) -> bool:
-    """Whether the value is such an array already, and of this dtype: `arrays` would return it as it is."""
-    return type(value) is np.ndarray and value.ndim == ndim and value.dtype == dtype and value.flags.carray
-
-
 def array(name: str, value: ArrayLike) -> NDArray:
     """One array, as `arrays` returns it, with any number of axes."""
     a = as_array(name, value)

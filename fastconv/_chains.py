@@ -9,15 +9,13 @@ Groups of one channel have a driver of their own, which neither pools nor scales
 the channels are known, no convolution of groups takes part in one. The Winograd tiles of a filter of one row
 or column have no 2x2 windows to pool: such a filter takes no part in ConvPool.
 
-Each chain is a step, called like a layer, and prepared for inference (see `prepare`). Results and gradients
-have the same bits as those of the layers one after another, but for two: the gradient of ConvPool's bias is
-summed in another order, and ConvNorm's result without training, where it is computed in one pass, is rounded
-less often.
+Each chain is a step, called and prepared for inference like a layer. Results and gradients have the same bits
+as those of the layers one after another, but for two: the gradient of ConvPool's bias is summed in another
+order, and ConvNorm's result without training, where it is computed in one pass, is rounded less often.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +23,7 @@ import numpy as np
 
 from fastconv import _arguments as arguments
 from fastconv import _windows, nn, threads
-from fastconv._convolution import Convolution, Window, plan, window
+from fastconv._convolution import Convolution, plan, window
 from fastconv._kernels import elementwise, memory
 
 if TYPE_CHECKING:
@@ -44,30 +42,9 @@ def link(layers: Sequence[Layer]) -> list[Any]:
     return steps
 
 
-def prepare(step: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """What computes the step without training, x -> y.
-
-    A step may have a method `prepare_inference` that returns it and finds before what does not depend on x:
-    weights, windows, folded normalizations. A net prepares all its steps before the first one is computed,
-    for between two convolutions Python runs on caches that they have emptied, ten times as slowly.
-    """
-    return step.prepare_inference() if _is_prepared(type(step)) else lambda x: step(x, False)[0]
-
-
-@functools.lru_cache(_windows.KEPT)
-def _is_prepared(kind: type) -> bool:
-    """Whether the class has that method, and not a __call__ of its own over one that it is derived from."""
-    for base in kind.__mro__:
-        if "prepare_inference" in vars(base):
-            return True
-        if "__call__" in vars(base):
-            break
-    return False
-
-
 def in_turn(steps: Sequence[Any]) -> Callable[[np.ndarray], np.ndarray]:
     """What computes the steps one after the other, without training."""
-    prepared = [prepare(step) for step in steps]
+    prepared = [step.prepare_inference() for step in steps]
 
     def run(x: np.ndarray) -> np.ndarray:
         for compute in prepared:
@@ -119,7 +96,7 @@ class ConvPool:
             return self.prepare_inference()(x), None
         conv, weights = self.conv, self.conv.owned_weights()
         x, w = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4))
-        convolution = plan(x.shape, w.shape, _window(conv))
+        convolution = plan(x.shape, w.shape, window(*conv.window))
         y = memory.empty(self._pooled(convolution), x.dtype)
         where = memory.empty(y.shape, np.uint8)
         convolution.forward(y, x, w, weights.get("bias"), relu=True, pools=True, where=where)
@@ -153,7 +130,7 @@ class ConvPool:
         return y, backward
 
     def prepare_inference(self) -> Callable[[np.ndarray], np.ndarray]:
-        """See `prepare`."""
+        """As a layer's."""
         return convolving(self.conv, self.conv.owned_weights().get("bias"), relu=True, pooled=self._pooled)
 
     def _pooled(self, convolution: Convolution) -> tuple[int, ...]:
@@ -199,7 +176,7 @@ class ConvNorm:
         return y, backward
 
     def prepare_inference(self) -> Callable[[np.ndarray], np.ndarray]:
-        """See `prepare`."""
+        """As a layer's."""
         return self.prepare_sum(self.activation)
 
     def prepare_sum(self, activation: str | None) -> Callable[..., np.ndarray]:
@@ -225,6 +202,10 @@ class NormRelu:
 
     def __call__(self, x: np.ndarray, training: bool = False) -> tuple[np.ndarray, Any]:
         return self.norm.normalize(x, training, activation="relu")
+
+    def prepare_inference(self) -> Callable[[np.ndarray], np.ndarray]:
+        """As a layer's."""
+        return lambda x: self(x)[0]
 
 
 class ResidualRelu:
@@ -269,7 +250,7 @@ class ResidualRelu:
         return y, backward
 
     def prepare_inference(self) -> Callable[[np.ndarray], np.ndarray]:
-        """See `prepare`."""
+        """As a layer's."""
         first, past, last = in_turn(self.first_steps), self.residual.prepare_past(), self._prepare_last()
         return lambda x: last(first(x), past(x))
 
@@ -301,31 +282,24 @@ def convolving(
         arguments.same_shape("bias", line, filters.shape[3:], "one number per filter")
     bias = None if bias is None else lines[0]
     gain = None if gain is None else lines[-1]
-    moves, groups, is_ready = _window(conv), conv.groups, arguments.is_ready
+    moves, groups = window(*conv.window), conv.groups
 
     def run(x: np.ndarray, side_input: np.ndarray | None = None) -> np.ndarray:
-        w, b, g, side = filters, bias, gain, side_input
-        if not (is_ready(x, 4, w.dtype) and (side is None or is_ready(side, 4, w.dtype))):
-            given = {} if side is None else {"side_input": (side, 4)}
-            x, w, *rest = arguments.arrays(input=(x, 4), filters=(w, 4), **given)
-            side = rest[0] if rest else None
-            b, g = (None if a is None else a.astype(x.dtype, copy=False) for a in (b, g))
+        given = {} if side_input is None else {"side_input": (side_input, 4)}
+        x, w, *side = arguments.arrays(input=(x, 4), filters=(filters, 4), **given)
+        b, g = (None if a is None else a.astype(x.dtype, copy=False) for a in (bias, gain))
         convolution = plan(x.shape, w.shape, moves, groups)
         y = memory.empty(pooled(convolution) if pooled else convolution.output_shape, x.dtype)
         epilogue = {"pools": True} if pooled else {}
         if g is not None:
             epilogue["gain"] = g
-        if side is not None:
-            arguments.same_shape("side_input", side, y.shape, "that of the result")
-            epilogue["side"] = side
+        if side:
+            arguments.same_shape("side_input", side[0], y.shape, "that of the result")
+            epilogue["side"] = side[0]
         convolution.forward(y, x, w, b, relu, **epilogue)
         return y
 
     return run
-
-
-def _window(conv: Conv2D) -> Window:
-    return window(conv.strides, conv.padding, conv.dilation_rate)
 
 
 def _drop(y: np.ndarray, where: np.ndarray, rate: float, seed: int) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import os
 import sys
@@ -288,12 +287,8 @@ class Classifier:
 
     def _evaluation_batch(self) -> int:
         """How many examples pass through the net at once where nothing is trained."""
-        return max(1, min(EVALUATION_BATCH, EVALUATION_FLOATS // self._largest_activation))
-
-    @functools.cached_property
-    def _largest_activation(self) -> int:
-        """Floats of an example's."""
-        return max(math.prod(shape) for shape in (self.net.input_shape, *self.net.output_shapes))
+        largest = max(math.prod(shape) for shape in (self.net.input_shape, *self.net.output_shapes))
+        return max(1, min(EVALUATION_BATCH, EVALUATION_FLOATS // largest))
 
     def _images(self, x: np.ndarray) -> np.ndarray:
         return x.reshape(len(x), *self.net.input_shape)

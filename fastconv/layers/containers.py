@@ -105,7 +105,7 @@ class Concatenate(Container):
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
         if not training:
-            return self.prepare_inference()(x), None
+            return Concatenate.prepare_inference(self)(x), None  # a derived class' may call this
         results, backwards = zip(*(layer(x, training) for layer in self.layers), strict=True)
         y = nn.concat(results)
         sizes = [part.shape[-1] for part in results]
@@ -121,8 +121,8 @@ class Concatenate(Container):
         return y, backward
 
     def prepare_inference(self) -> Callable[[np.ndarray], np.ndarray]:
-        """See _chains.prepare."""
-        branches = [chains.prepare(layer) for layer in self.layers]
+        """Prepares the layers inside."""
+        branches = [layer.prepare_inference() for layer in self.layers]
         return lambda x: nn.concat([compute(x) for compute in branches])
 
 
@@ -153,7 +153,7 @@ class Residual(Container):
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
         if not training:
-            return self.prepare_inference()(x), None
+            return Residual.prepare_inference(self)(x), None  # a derived class' may call this
         y, backward_branch = self.layers[0](x, training)
         past, backward_past = self.past(x)
 
@@ -171,13 +171,13 @@ class Residual(Container):
         return x, lambda dy, input_gradient=True: dy
 
     def prepare_inference(self) -> Callable[[np.ndarray], np.ndarray]:
-        """See _chains.prepare."""
-        branch, past = chains.prepare(self.layers[0]), self.prepare_past()
+        """Prepares the layers inside."""
+        branch, past = self.layers[0].prepare_inference(), self.prepare_past()
         return lambda x: nn.add(branch(x), past(x))
 
     def prepare_past(self) -> Callable[[np.ndarray], np.ndarray]:
         """The shortcut alone, without training."""
-        return chains.prepare(self.layers[1]) if len(self.layers) > 1 else lambda x: x
+        return self.layers[1].prepare_inference() if len(self.layers) > 1 else lambda x: x
 
 
 class AuxiliaryClassifier(Container):
@@ -252,7 +252,7 @@ class Sequential(Container):
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
         """A model accepts anything array-like, [N, *input_shape], and casts it to its dtype."""
         if not training:
-            return self.prepare_inference()(x), None
+            return Sequential.prepare_inference(self)(x), None  # a derived class' may call this
         if self.rng is not None:
             x = self._input(x)
         steps = self._steps()
@@ -274,7 +274,7 @@ class Sequential(Container):
         return x, backward
 
     def prepare_inference(self) -> Callable[[np.ndarray], np.ndarray]:
-        """See _chains.prepare."""
+        """Prepares the layers inside."""
         run = chains.in_turn(self._steps())
 
         def run_model(x: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ class _Convolving(Affine):
         raise NotImplementedError
 
     @property
-    def _window(self) -> tuple[Any, ...]:
+    def window(self) -> tuple[Any, ...]:
         return self.strides, self.padding, self.dilation_rate
 
 
@@ -102,22 +102,22 @@ class Conv2D(_Convolving):
         return (*self.kernel_size, channels // self.groups, self.filters)
 
     def prepare_inference(self) -> Callable[[np.ndarray], np.ndarray]:
-        """See _chains.prepare."""
+        """One call of the drivers, with what follows the sums."""
         convolve = chains.convolving(self, self.owned_weights().get("bias"), self._fused == "relu")
         if self.activation == self._fused:
             return convolve
         return lambda x: ACTIVATIONS[self.activation][0](convolve(x))
 
     def _forward(self, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-        return nn.conv2d(x, kernel, *self._window, bias=bias, activation=self._fused, groups=self.groups)
+        return nn.conv2d(x, kernel, *self.window, bias=bias, activation=self._fused, groups=self.groups)
 
     def _kernel_gradient(self, x: np.ndarray, dy: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         shape = self.weights["kernel"].shape
-        return nn.conv2d_backprop_filter(x, shape, dy, *self._window, groups=self.groups, out=out)
+        return nn.conv2d_backprop_filter(x, shape, dy, *self.window, groups=self.groups, out=out)
 
     def _input_gradient(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
         kernel = self.weights["kernel"]
-        return nn.conv2d_backprop_input(x.shape, kernel, dy, *self._window, groups=self.groups)
+        return nn.conv2d_backprop_input(x.shape, kernel, dy, *self.window, groups=self.groups)
 
 
 class DepthwiseConv2D(_Convolving):
@@ -158,14 +158,14 @@ class DepthwiseConv2D(_Convolving):
         return (*self.kernel_size, channels, self.depth_multiplier)
 
     def _forward(self, x: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-        return nn.depthwise_conv2d(x, kernel, *self._window, bias=bias, activation=self._fused)
+        return nn.depthwise_conv2d(x, kernel, *self.window, bias=bias, activation=self._fused)
 
     def _kernel_gradient(self, x: np.ndarray, dy: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         shape = self.weights["kernel"].shape
-        return nn.depthwise_conv2d_backprop_filter(x, shape, dy, *self._window, out=out)
+        return nn.depthwise_conv2d_backprop_filter(x, shape, dy, *self.window, out=out)
 
     def _input_gradient(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        return nn.depthwise_conv2d_backprop_input(x.shape, self.weights["kernel"], dy, *self._window)
+        return nn.depthwise_conv2d_backprop_input(x.shape, self.weights["kernel"], dy, *self.window)
 
 
 class Conv2DTranspose(_Convolving):
@@ -215,10 +215,10 @@ class Conv2DTranspose(_Convolving):
             for axis in zip(x.shape[1:3], self.kernel_size, self.strides, self.dilation_rate, strict=True)
         ]
         shape = (x.shape[0], *sides, self.filters)
-        return nn.conv2d_transpose(x, kernel, shape, *self._window, bias=bias, activation=self._fused)
+        return nn.conv2d_transpose(x, kernel, shape, *self.window, bias=bias, activation=self._fused)
 
     def _kernel_gradient(self, x: np.ndarray, dy: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-        return nn.conv2d_backprop_filter(dy, self.weights["kernel"].shape, x, *self._window, out=out)
+        return nn.conv2d_backprop_filter(dy, self.weights["kernel"].shape, x, *self.window, out=out)
 
     def _input_gradient(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        return nn.conv2d(dy, self.weights["kernel"], *self._window)
+        return nn.conv2d(dy, self.weights["kernel"], *self.window)

@@ -124,14 +124,13 @@ class BatchNormalization(Layer):
     def line(self, before: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """gain and offset [C]: without training the layer on x + before (or None) is x * gain + offset."""
         weights = self.owned_weights()
-        how = [weights[key] for key in ("moving_mean", "moving_variance", "beta", "gamma")]
-        shape = how[-1].shape
-        for key, a in zip(("moving_mean", "moving_variance", "beta"), how, strict=False):
-            arguments.same_shape(key, a, shape, "that of gamma")
-        if before is not None:
-            arguments.same_shape("bias", before, shape, "that of gamma")
-        gain, offset = np.empty_like(how[-1]), np.empty_like(how[-1])
-        _norm.line(gain, offset, *how, before, self.epsilon)
+        gamma = weights["gamma"]
+        rest = {key: weights[key] for key in ("moving_mean", "moving_variance", "beta")}
+        for key, a in (*rest.items(), ("bias", before)):
+            if a is not None:
+                arguments.same_shape(key, a, gamma.shape, "that of gamma")
+        gain, offset = np.empty_like(gamma), np.empty_like(gamma)
+        _norm.line(gain, offset, *rest.values(), gamma, before, self.epsilon)
         return gain, offset
 
     def _move(self, mean: np.ndarray, variance: np.ndarray) -> None:
