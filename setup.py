@@ -154,6 +154,7 @@ setup(
             extension("norm"),
         ],
         build_dir="build/cython",
+        nthreads=CORES,
         compiler_directives={
             "language_level": 3,
             "boundscheck": False,

@@ -109,12 +109,22 @@ FC_INLINE void FN(results)(vec *restrict out, const vec *restrict s, const int s
     out[m - 1] += s[5 * step];
 }
 
-/* Each transform is one text for `lanes` channels of a tile, compiled for whole vectors and all points, which the constants
- * unroll, and for the rest: fewer points, or the channels left over.  The two are functions of their own: where they meet in one,
- * GCC 12 computes what they have in common before the branch and spills it (the transforms then take half as long again).
+/* Each transform is one text for a vector of a tile's channels, compiled for all points, which the constants unroll, and for
+ * fewer.  The two are functions of their own: where they meet in one, GCC 12 computes what they have in common before the branch
+ * and spills it (the transforms then take half as long again).  Channels left over are copied into whole vectors first.
  *
  * FC_OPAQUE hides how a pointer came about: GCC would keep the addresses of all 36 planes, most of them on the stack. */
 #define FC_OPAQUE(pointer) __asm__("" : "+r"(pointer))
+
+/* The last channels, fewer than a vector, of `count` pixels or taps. */
+FC_NOINLINE static void FN(copy_rest)(T (*rest)[VL], const void **copies, const void *const *from, int count, fc_index ch,
+                                      fc_index lanes)
+{
+    for (int i = 0; i < count; i++) {
+        FN(store)(rest[i], FN(load_part)((const T *)from[i] + ch, lanes));
+        copies[i] = rest[i];
+    }
+}
 
 /* A row of points, `plane` elements from one to the next. */
 FC_INLINE void FN(store_points)(T *to, fc_index plane, const vec *point, const int columns)
@@ -127,8 +137,8 @@ FC_INLINE void FN(store_points)(T *to, fc_index plane, const vec *point, const i
 }
 
 /* Half of the rows at a time: eighteen vectors between the two directions stay in registers, thirty-six do not. */
-FC_INLINE void FN(data_vector)(fc_index ch, fc_index lanes, const int rows, const int columns, const int halves, T *v,
-                               fc_index plane, const void *const *pixel)
+FC_INLINE void FN(data_vector)(fc_index ch, const int rows, const int columns, const int halves, T *v, fc_index plane,
+                               const void *const *pixel)
 {
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
@@ -139,7 +149,7 @@ FC_INLINE void FN(data_vector)(fc_index ch, fc_index lanes, const int rows, cons
         for (int j = 0; j < 6; j++) {
 #pragma GCC unroll 6
             for (int i = 0; i < 6; i++)
-                line[i] = FN(load_lanes)((const T *)pixel[i * 6 + j] + ch, lanes);
+                line[i] = FN(load)((const T *)pixel[i * 6 + j] + ch);
             FN(data_half)(t[j], line, 1, rows, half);
         }
 #pragma GCC unroll 3
@@ -154,26 +164,23 @@ FC_INLINE void FN(data_vector)(fc_index ch, fc_index lanes, const int rows, cons
 }
 
 #define X(HALVES)                                                                                                            \
-    static FC_NOINLINE void FN(data_whole_##HALVES)(T * v, fc_index plane, const void *const *pixel, fc_index c)             \
+    static FC_NOINLINE void FN(data_all_##HALVES)(T * v, fc_index plane, const void *const *pixel, fc_index c)               \
     {                                                                                                                        \
         for (fc_index ch = 0; ch < c; ch += VL)                                                                              \
-            FN(data_vector)(ch, VL, 6, 6, HALVES, v, plane, pixel);                                                          \
+            FN(data_vector)(ch, 6, 6, HALVES, v, plane, pixel);                                                              \
     }                                                                                                                        \
-    static FC_NOINLINE void FN(data_rest_##HALVES)(T * v, fc_index plane, const void *const *pixel, fc_index ch, fc_index c, \
-                                                   int rows, int columns)                                                    \
+    static FC_NOINLINE void FN(data_some_##HALVES)(T * v, fc_index plane, const void *const *pixel, fc_index c, int rows,    \
+                                                   int columns)                                                              \
     {                                                                                                                        \
-        for (; ch + VL <= c; ch += VL)                                                                                       \
-            FN(data_vector)(ch, VL, rows, columns, HALVES, v, plane, pixel);                                                 \
-        if (ch < c)                                                                                                          \
-            FN(data_vector)(ch, c - ch, rows, columns, HALVES, v, plane, pixel);                                             \
+        for (fc_index ch = 0; ch < c; ch += VL)                                                                              \
+            FN(data_vector)(ch, rows, columns, HALVES, v, plane, pixel);                                                     \
     }                                                                                                                        \
     FC_INLINE void FN(data_##HALVES)(T * v, fc_index plane, const void *const *pixel, fc_index c, int rows, int columns)     \
     {                                                                                                                        \
-        const fc_index whole = rows == 6 && columns == 6 ? c / VL * VL : 0;                                                  \
-        if (whole > 0)                                                                                                       \
-            FN(data_whole_##HALVES)(v, plane, pixel, whole);                                                                 \
-        if (whole < c)                                                                                                       \
-            FN(data_rest_##HALVES)(v, plane, pixel, whole, c, rows, columns);                                                \
+        if (rows == 6 && columns == 6)                                                                                       \
+            FN(data_all_##HALVES)(v, plane, pixel, c);                                                                       \
+        else                                                                                                                 \
+            FN(data_some_##HALVES)(v, plane, pixel, c, rows, columns);                                                       \
     }
 X(FC_INNER) X(FC_OUTER) X(FC_BOTH)
 #undef X
@@ -183,35 +190,47 @@ FC_INLINE void FN(data_line)(T *v, fc_index plane, const void *const *pixel, fc_
     for (fc_index ch = 0; ch < c; ch += VL) {
         vec line[6], out[6];
         for (int j = 0; j < 6; j++)
-            line[j] = FN(load_lanes)((const T *)pixel[j] + ch, c - ch);
+            line[j] = FN(load)((const T *)pixel[j] + ch);
         FN(data_points)(out, line, 1, n);
         for (int j = 0; j < n; j++)
             FN(store)(v + j * plane + ch, out[j]);
     }
 }
 
+/* Of whole vectors. */
+static void FN(data_vectors)(T *v, fc_index plane, const void *const *pixel, fc_index c, int rows, int columns, int halves)
+{
+    if (rows == 1 || columns == 1)
+        FN(data_line)(v, plane, pixel, c, rows * columns);
+    else if (halves == FC_INNER)
+        FN(data_FC_INNER)(v, plane, pixel, c, rows, columns);
+    else if (halves == FC_OUTER)
+        FN(data_FC_OUTER)(v, plane, pixel, c, rows, columns);
+    else
+        FN(data_FC_BOTH)(v, plane, pixel, c, rows, columns);
+}
+
 static void FN(winograd_data)(void *v, fc_index plane, const void *const *pixel, fc_index c, int rows, int columns, int halves)
 {
-    if (rows == 1 || columns == 1) {
-        FN(data_line)(v, plane, pixel, c, rows * columns);
-        return;
-    }
-    switch (halves) {
-    case FC_INNER: FN(data_FC_INNER)(v, plane, pixel, c, rows, columns); break;
-    case FC_OUTER: FN(data_FC_OUTER)(v, plane, pixel, c, rows, columns); break;
-    default: FN(data_FC_BOTH)(v, plane, pixel, c, rows, columns); break;
+    const fc_index whole = c / VL * VL;
+    FN(data_vectors)(v, plane, pixel, whole, rows, columns, halves);
+    if (whole < c) {
+        T rest[36][VL];
+        const void *copies[36];
+        FN(copy_rest)(rest, copies, pixel, rows == 1 || columns == 1 ? 6 : 36, whole, c - whole);
+        FN(data_vectors)((T *)v + whole, plane, copies, VL, rows, columns, halves);
     }
 }
 
-FC_INLINE void FN(filter_vector)(fc_index ch, fc_index lanes, const int rows, const int columns, const int half, T *u,
-                                 fc_index plane, const void *const *tap, const int R)
+FC_INLINE void FN(filter_vector)(fc_index ch, const int rows, const int columns, const int half, T *u, fc_index plane,
+                                 const void *const *tap, const int R)
 {
     vec t[5][3], line[5], out[6];
 #pragma GCC unroll 5
     for (int j = 0; j < R; j++) {
 #pragma GCC unroll 5
         for (int i = 0; i < R; i++)
-            line[i] = FN(load_lanes)((const T *)tap[i * R + j] + ch, lanes);
+            line[i] = FN(load)((const T *)tap[i * R + j] + ch);
         FN(filter_half)(t[j], line, 1, R, half);
     }
 #pragma GCC unroll 3
@@ -234,7 +253,7 @@ FC_INLINE void FN(filter_line)(T *u, fc_index plane, const void *const *tap, fc_
     for (fc_index ch = 0; ch < c; ch += VL) {
         vec line[5], out[6];
         for (int j = 0; j < R; j++)
-            line[j] = FN(load_lanes)((const T *)tap[j] + ch, c - ch);
+            line[j] = FN(load)((const T *)tap[j] + ch);
         FN(filter_points)(out, line, 1, R);
         for (int j = 0; j < n; j++)
             FN(store)(u + j * plane + ch, out[j]);
@@ -245,11 +264,8 @@ FC_INLINE void FN(filter_line)(T *u, fc_index plane, const void *const *tap, fc_
     static FC_NOINLINE void FN(filter_##R##_##HALF)(T * u, fc_index plane, const void *const *tap, fc_index c, int rows,     \
                                                     int columns)                                                             \
     {                                                                                                                        \
-        fc_index ch = 0;                                                                                                     \
-        for (; ch + VL <= c; ch += VL)                                                                                       \
-            FN(filter_vector)(ch, VL, rows, columns, HALF == FC_OUTER, u, plane, tap, R);                                    \
-        if (ch < c)                                                                                                          \
-            FN(filter_vector)(ch, c - ch, rows, columns, HALF == FC_OUTER, u, plane, tap, R);                                \
+        for (fc_index ch = 0; ch < c; ch += VL)                                                                              \
+            FN(filter_vector)(ch, rows, columns, HALF == FC_OUTER, u, plane, tap, R);                                        \
     }
 X(2, FC_INNER) X(3, FC_INNER) X(4, FC_INNER) X(5, FC_INNER)
 X(2, FC_OUTER) X(3, FC_OUTER) X(4, FC_OUTER) X(5, FC_OUTER)
@@ -271,14 +287,27 @@ X(2, FC_OUTER) X(3, FC_OUTER) X(4, FC_OUTER) X(5, FC_OUTER)
 X(2) X(3) X(4) X(5)
 #undef X
 
-static void FN(winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps, int rows, int columns,
-                                int halves)
+static void FN(filter_vectors)(T *u, fc_index plane, const void *const *tap, fc_index c, int taps, int rows, int columns,
+                               int halves)
 {
     switch (taps) {
     case 2: FN(filter_2)(u, plane, tap, c, rows, columns, halves); break;
     case 3: FN(filter_3)(u, plane, tap, c, rows, columns, halves); break;
     case 4: FN(filter_4)(u, plane, tap, c, rows, columns, halves); break;
     case 5: FN(filter_5)(u, plane, tap, c, rows, columns, halves); break;
+    }
+}
+
+static void FN(winograd_filter)(void *u, fc_index plane, const void *const *tap, fc_index c, int taps, int rows, int columns,
+                                int halves)
+{
+    const fc_index whole = c / VL * VL;
+    FN(filter_vectors)(u, plane, tap, whole, taps, rows, columns, halves);
+    if (whole < c) {
+        T rest[25][VL];
+        const void *copies[25];
+        FN(copy_rest)(rest, copies, tap, rows == 1 || columns == 1 ? taps : taps * taps, whole, c - whole);
+        FN(filter_vectors)((T *)u + whole, plane, copies, VL, taps, rows, columns, halves);
     }
 }
 
@@ -291,26 +320,22 @@ typedef struct {
 } FN(target);
 
 /* Row i of a tile's results; flag by flag, not result by result, so that few branches remain. */
-FC_INLINE void FN(store_results)(vec *row, int i, const FN(target) *to, fc_index ch, fc_index lanes, const int M)
+FC_INLINE void FN(store_results)(vec *row, int i, const FN(target) *to, fc_index ch, const int M)
 {
     const fc_index at = i * to->y_row + ch;
     const int flags = to->flags;
-    T gain[VL] = {0}, bias[VL] = {0}, *y = to->y + at;
-    if (flags & FC_GAIN)
-        FN(store)(gain, FN(load_lanes)(to->gain + ch, lanes));
-    if (flags & FC_BIAS)
-        FN(store)(bias, FN(load_lanes)(to->bias + ch, lanes));
+    T *y = to->y + at;
 #pragma GCC unroll 4
     for (int flag = FC_GAIN; flag <= FC_RELU; flag *= 2)
         if (flags & flag)
 #pragma GCC unroll 5
             for (int j = 0; j < M; j++)
                 if (flag != FC_SIDE || j < to->width)
-                    row[j] = FN(finish)(row[j], gain, bias, to->side + at + j * to->y_pixel, lanes, flag);
+                    row[j] = FN(finish)(row[j], to->gain + ch, to->bias + ch, to->side + at + j * to->y_pixel, VL, flag);
 #pragma GCC unroll 5
     for (int j = 0; j < M; j++)
         if (j < to->width)
-            FN(store_lanes)(y + j * to->y_pixel, row[j], lanes);
+            FN(store)(y + j * to->y_pixel, row[j]);
 }
 
 /* The M results along a row of points; of two rows' sum (sign 1) or difference (-1), or of the first alone (0). */
@@ -342,7 +367,7 @@ FC_INLINE void FN(add_row)(vec *restrict out, const T *s, fc_index plane, const 
 
 /* The even rows of results, then the odd ones: the points a and -a enter them as a sum, or as a difference.  So what lies
  * between the two directions is a few rows, which stay in registers. */
-FC_INLINE void FN(result_vector)(fc_index ch, fc_index lanes, const int rows, const int columns, const FN(target) *to, const T *s,
+FC_INLINE void FN(result_vector)(fc_index ch, const int rows, const int columns, const FN(target) *to, const T *s,
                                  fc_index plane, const int M)
 {
     const T power_a[5] = {1, A1, A2, A3, A4}, power_b[5] = {1, B1, B2, B3, B4};
@@ -366,7 +391,7 @@ FC_INLINE void FN(result_vector)(fc_index ch, fc_index lanes, const int rows, co
                 FN(add_row)(out, s + 24 * plane, plane, columns, M);
             if (i == M - 1 && rows > 5)
                 FN(add_row)(out, s + 30 * plane, plane, columns, M);
-            FN(store_results)(out, i, to, ch, lanes, M);
+            FN(store_results)(out, i, to, ch, M);
         }
     }
 }
@@ -376,43 +401,70 @@ FC_INLINE void FN(result_line)(const FN(target) *to, const T *s, fc_index plane,
     for (fc_index ch = 0; ch < n; ch += VL) {
         vec out[5];
         FN(result_row)(out, s + ch, plane, columns, 0, M);
-        FN(store_results)(out, 0, to, ch, n - ch, M);
+        FN(store_results)(out, 0, to, ch, M);
     }
 }
 
 #define X(M)                                                                                                                 \
-    static FC_NOINLINE void FN(result_whole_##M)(const FN(target) * to, const T *s, fc_index plane, fc_index n)              \
+    static FC_NOINLINE void FN(result_all_##M)(const FN(target) * to, const T *s, fc_index plane, fc_index n)                \
     {                                                                                                                        \
         for (fc_index ch = 0; ch < n; ch += VL)                                                                              \
-            FN(result_vector)(ch, VL, 6, 6, to, s, plane, M);                                                                \
+            FN(result_vector)(ch, 6, 6, to, s, plane, M);                                                                    \
     }                                                                                                                        \
-    static FC_NOINLINE void FN(result_rest_##M)(const FN(target) * to, const T *s, fc_index plane, fc_index ch, fc_index n,  \
-                                                int rows, int columns)                                                       \
+    static FC_NOINLINE void FN(result_some_##M)(const FN(target) * to, const T *s, fc_index plane, fc_index n, int rows,     \
+                                                int columns)                                                                 \
     {                                                                                                                        \
-        for (; ch + VL <= n; ch += VL)                                                                                       \
-            FN(result_vector)(ch, VL, rows, columns, to, s, plane, M);                                                       \
-        if (ch < n)                                                                                                          \
-            FN(result_vector)(ch, n - ch, rows, columns, to, s, plane, M);                                                   \
+        for (fc_index ch = 0; ch < n; ch += VL)                                                                              \
+            FN(result_vector)(ch, rows, columns, to, s, plane, M);                                                           \
     }                                                                                                                        \
     FC_INLINE void FN(result_##M)(const FN(target) * to, const T *s, fc_index plane, fc_index n, int rows, int columns)      \
     {                                                                                                                        \
-        const fc_index whole = rows == 6 && columns == 6 ? n / VL * VL : 0;                                                  \
-        if (rows == 1) {                                                                                                     \
+        if (rows == 1)                                                                                                       \
             FN(result_line)(to, s, plane, n, M, columns);                                                                    \
-            return;                                                                                                          \
-        }                                                                                                                    \
-        if (whole > 0)                                                                                                       \
-            FN(result_whole_##M)(to, s, plane, whole);                                                                       \
-        if (whole < n)                                                                                                       \
-            FN(result_rest_##M)(to, s, plane, whole, n, rows, columns);                                                      \
+        else if (rows == 6 && columns == 6)                                                                                  \
+            FN(result_all_##M)(to, s, plane, n);                                                                             \
+        else                                                                                                                 \
+            FN(result_some_##M)(to, s, plane, n, rows, columns);                                                             \
     }
 X(2) X(3) X(4) X(5)
 #undef X
+
+/* Of whole vectors. */
+static void FN(result_vectors)(const FN(target) *to, const T *s, fc_index plane, fc_index n, int m, int rows, int columns)
+{
+    switch (m) {
+    case 2: FN(result_2)(to, s, plane, n, rows, columns); break;
+    case 3: FN(result_3)(to, s, plane, n, rows, columns); break;
+    case 4: FN(result_4)(to, s, plane, n, rows, columns); break;
+    case 5: FN(result_5)(to, s, plane, n, rows, columns); break;
+    }
+}
+
+/* Of the channels from ch on, fewer than a vector: into vectors of our own, and from there to y. */
+FC_NOINLINE static void FN(result_rest)(const FN(target) *to, const T *s, fc_index plane, fc_index ch, fc_index lanes, int m,
+                                        int rows, int columns)
+{
+    T y[25][VL], side[25][VL], gain[VL], bias[VL];
+    const FN(target) ours = {y[0], 5 * VL, VL, to->height, to->width, gain, bias, side[0], to->flags};
+    if (to->flags & FC_GAIN)
+        FN(store)(gain, FN(load_part)(to->gain + ch, lanes));
+    if (to->flags & FC_BIAS)
+        FN(store)(bias, FN(load_part)(to->bias + ch, lanes));
+    if (to->flags & FC_SIDE)
+        for (fc_index i = 0; i < to->height; i++)
+            for (fc_index j = 0; j < to->width; j++)
+                FN(store)(side[i * 5 + j], FN(load_part)(to->side + i * to->y_row + j * to->y_pixel + ch, lanes));
+    FN(result_vectors)(&ours, s + ch, plane, VL, m, rows, columns);
+    for (fc_index i = 0; i < to->height; i++)
+        for (fc_index j = 0; j < to->width; j++)
+            FN(store_part)(to->y + i * to->y_row + j * to->y_pixel + ch, FN(load)(y[i * 5 + j]), lanes);
+}
 
 static void FN(winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_index height, fc_index width, const void *s,
                                 fc_index plane, fc_index n, const void *gain, const void *bias, const void *side, int flags,
                                 int m, int rows, int columns)
 {
+    const fc_index whole = n / VL * VL;
     FN(target) to = {y, y_row, y_pixel, height, width, gain, bias, side, flags};
     if (columns == 1) { /* a line lies down */
         to = (FN(target)){y, y_pixel, y_row, width, height, gain, bias, side, flags};
@@ -424,12 +476,9 @@ static void FN(winograd_result)(void *y, fc_index y_row, fc_index y_pixel, fc_in
             for (fc_index j = 0; j < to.width; j++)
                 for (fc_index ch = 0; ch < n; ch += FC_LINE_BYTES / (fc_index)sizeof(T))
                     __builtin_prefetch(to.y + i * to.y_row + j * to.y_pixel + ch, 1);
-    switch (m) {
-    case 2: FN(result_2)(&to, s, plane, n, rows, columns); break;
-    case 3: FN(result_3)(&to, s, plane, n, rows, columns); break;
-    case 4: FN(result_4)(&to, s, plane, n, rows, columns); break;
-    case 5: FN(result_5)(&to, s, plane, n, rows, columns); break;
-    }
+    FN(result_vectors)(&to, s, plane, whole, m, rows, columns);
+    if (whole < n)
+        FN(result_rest)(&to, s, plane, whole, n - whole, m, rows, columns);
 }
 #undef FC_OPAQUE
 #undef A1
