@@ -133,36 +133,37 @@ def extension(name, sources=(), macros=(), depends=HEADERS, libraries=()):
     )
 
 
-# dispatch carries the digest of all sources, so it is built again whenever one of them changes.
-have = [(f"FC_HAVE_{isa.upper()}", "1") for isa in isa_flags() if isa != "generic"]
-setup(
-    ext_modules=cythonize(
-        [
-            extension(
-                "dispatch",
-                ["src_c/dispatch.c"],
-                [*have, ("FC_SOURCES", f'"{SOURCES}"')],
-                ALL_SOURCES,
-                libraries=["m"],  # pow
-            ),
-            extension("memory"),
-            extension("conv2d"),
-            extension("winograd"),
-            extension("depthwise"),
-            extension("pool"),
-            extension("elementwise"),
-            extension("norm"),
-        ],
-        build_dir="build/cython",
-        nthreads=CORES,
-        compiler_directives={
-            "language_level": 3,
-            "boundscheck": False,
-            "wraparound": False,
-            "cdivision": True,
-            "initializedcheck": False,
-            "freethreading_compatible": True,
-        },
-    ),
-    cmdclass={"build_ext": BuildExt},
-)
+if __name__ == "__main__":  # cythonize starts processes, which may import this file
+    # dispatch carries the digest of all sources, so it is built again whenever one of them changes.
+    have = [(f"FC_HAVE_{isa.upper()}", "1") for isa in isa_flags() if isa != "generic"]
+    setup(
+        ext_modules=cythonize(
+            [
+                extension(
+                    "dispatch",
+                    ["src_c/dispatch.c"],
+                    [*have, ("FC_SOURCES", f'"{SOURCES}"')],
+                    ALL_SOURCES,
+                    libraries=["m"],  # pow
+                ),
+                extension("memory"),
+                extension("conv2d"),
+                extension("winograd"),
+                extension("depthwise"),
+                extension("pool"),
+                extension("elementwise"),
+                extension("norm"),
+            ],
+            build_dir="build/cython",
+            nthreads=CORES,
+            compiler_directives={
+                "language_level": 3,
+                "boundscheck": False,
+                "wraparound": False,
+                "cdivision": True,
+                "initializedcheck": False,
+                "freethreading_compatible": True,
+            },
+        ),
+        cmdclass={"build_ext": BuildExt},
+    )
