@@ -1,7 +1,7 @@
 """Which algorithm computes a convolution: decided from its shape alone, so that equal shapes give equal bits.
 
     filter, stride, dilation   channels, filters   tiles, times channels     products      algorithm
-    3x3 or 5x5, 1, 1           8 or more*          8 or more, 1024 or more*  1.5 times     winograd
+    3x3 or 5x5, 1, 1           8 or more*          8 or more, 400 or more*   1.5 times     winograd
     1x3, 3x1, 1x5, 5x1; 1, 1   48 or more                                    fewer or
                                                                              better
     these                      any other                                                   direct
@@ -41,9 +41,10 @@ KERNELS = {(3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1)}
 LEAST_CHANNELS = {"forward": 8, "input_gradient": 8, "filter_gradient": 16}
 LEAST_CHANNELS_OF_LINES = 48
 LEAST_TILES = 8
-# Tiles times channels. (The products of the filters' gradient run along the tiles: times channels twice. Its
-# break-even with AVX2, 3x3: 128 tiles of 16 channels, 50 of 32, 12 of 64, fewer than 8 of 128.)
-LEAST_PRODUCT = {"forward": 1 << 10, "input_gradient": 1 << 10, "filter_gradient": 1 << 16}
+# Tiles times channels. Break-even with AVX2, 3x3, on one thread: 50 tiles of 8 channels, 16 of 20, 8 of fewer
+# than 64. (The products of the filters' gradient run along the tiles: times channels twice. Its break-even:
+# 128 tiles of 16 channels, 50 of 32, 12 of 64, fewer than 8 of 128.)
+LEAST_PRODUCT = {"forward": 400, "input_gradient": 400, "filter_gradient": 1 << 16}
 # The transforms take about as long as a third of the products.
 LEAST_GAIN = 1.5
 
