@@ -127,8 +127,8 @@ def extension(name, sources=(), macros=(), depends=HEADERS, libraries=()):
         include_dirs=["src_c"],
         depends=depends,
         define_macros=list(macros),
-        # A driver's inner loops are the kernels.  (-O1, or the code that Cython's modules can share, would save a
-        # fifth of the time to build, and cost each small operation 0.3 of 11 microseconds.)
+        # A driver's inner loops are the kernels.  (-O1, or the code that Cython's modules can share, would
+        # save a fifth of the time to build, and cost each small operation 0.3 of 11 microseconds.)
         extra_compile_args=[*CFLAGS, "-O2", *openmp],
         extra_link_args=openmp,
         libraries=list(libraries),

@@ -645,7 +645,7 @@ def test_bias_and_its_gradient_against_the_twin(shape, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("n", "inputs", "outputs"),
-    [(1, 1, 1), (1, 300, 10), (7, 5, 33), (130, 64, 70), (100, 2048, 625), (300, 3, 2)],
+    [(1, 1, 1), (1, 300, 10), (7, 5, 33), (130, 64, 70), (100, 2048, 625), (101, 1500, 10), (300, 3, 2)],
 )
 def test_dense_and_its_gradients_against_the_twin(n, inputs, outputs, dtype):
     x, w, b = normal((n, inputs), dtype), normal((inputs, outputs), dtype), normal((outputs,), dtype)

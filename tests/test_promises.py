@@ -96,9 +96,11 @@ def test_the_same_bits_on_every_run(eager_threads):
 def test_the_same_bits_on_work_that_is_parallel_by_itself():
     x, w = normal(16, 28, 28, 32), normal(3, 3, 32, 64)
     dy = normal(16, 28, 28, 64)
+    flat, kernel = normal(101, 3000), normal(3000, 10)
     digests = {
         digest(
             [
+                nn.dense(flat, kernel, num_threads=count),
                 nn.conv2d(x, w, 1, "SAME", num_threads=count),
                 nn.conv2d_backprop_input(x.shape, w, dy, 1, "SAME", num_threads=count),
                 nn.conv2d_backprop_filter(x, w.shape, dy, 1, "SAME", num_threads=count),
