@@ -225,20 +225,17 @@ def at_peer_batch(table: Sequence[Layer]) -> list[Layer]:
     return [layer._replace(images=PEER_IMAGES.get(layer.network, layer.images)) for layer in table]
 
 
-# Whole networks: training and inference, the document's at its batch; inference also of a single image.
+# Whole networks, in training and in inference: the document's at its batch and of a single image.
 TRAINED = [
     Net("SimpleCNN", 100),
     Net("DeepCNN", 100),
     Net("AlexNet", 16),
     Net("GoogLeNet", 8),
     Net("ResNet", 8, (50,)),
-]
-PREDICTED = [
-    *TRAINED,
     Net("SimpleCNN", 1),
     Net("DeepCNN", 1),
-    Net("ResNet", 1, (50,)),
 ]
+PREDICTED = [*TRAINED, Net("ResNet", 1, (50,))]
 
 DENSE = [
     # network, images, inputs, units
