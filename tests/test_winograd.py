@@ -135,6 +135,8 @@ def test_same_bits_for_any_number_of_threads(layer, eager_threads):
         (2, 7, 3, 1, 50, 64, True),
         (1, 14, 3, 1, 32, 64, True),
         (8, 17, (1, 3), 1, 48, 48, True),
+        (1, 9, (1, 3), 1, 48, 48, True),
+        (1, 7, (1, 3), 1, 50, 50, False),
         (8, 17, (5, 1), 1, 48, 48, True),
         (8, 17, (1, 3), 1, 47, 48, False),
         (8, 17, (1, 7), 1, 64, 64, False),

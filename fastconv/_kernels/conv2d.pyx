@@ -81,7 +81,7 @@ cdef fc_index OWN_TASKS = 8
 cdef fc_index PACK_ROWS = 32
 # Work is cut into at least this many tasks where the shape allows; more would only repeat the source's copy.
 cdef fc_index TASKS = 16
-# The pixels of a single unit of few panels are cut for so many tasks where windows are so long: others are soon done.
+# Few pixels of few panels are cut into this many tasks at least, where windows are so long: others are soon done.
 cdef fc_index LEAST_TASKS = 4
 cdef fc_index DEEP = 1024
 # A filter gradient walks down the pixels of x and dy, a row of memory each.  Rows a multiple of so many bytes apart would meet in
@@ -184,7 +184,8 @@ cdef fc_index unit_pixels(const Job *job) noexcept nogil:
     cdef fc_index pixel_bytes = (job.x.pixel + job.k * job.channel_groups) * job.size
     cdef fc_index pixels = job.x.n * job.v.count * job.u.count, share = pixels // TASKS
     cdef fc_index panels = job.panels.count * job.channel_groups
-    # In parts, if its panels do not: a dense layer of 3136 to 10 and 100 images took 1.6 times as long as one task (Zen 3).
+    # Several units, where one of so few panels would leave most threads without a task: a dense layer of 3136 to 10 and 100
+    # images takes 0.6 of the time on two threads (Zen 3; of 16 images or 49 pixels nothing was gained).
     if (job.dw == NULL and panels < LEAST_TASKS and PIXELS // 2 <= pixels <= PIXELS and job.depth >= DEEP
             and not must_copy(job)):
         return ceil_div(pixels * panels, LEAST_TASKS)
