@@ -83,7 +83,7 @@ class _Pass(NamedTuple):
     """What the geometry says of one of a convolution's three passes."""
 
     driver: ModuleType
-    calls: list[tuple[geometry.Sweep, geometry.Sweep, dict[str, int]]]  # sweeps, and keywords for groups
+    calls: list[tuple[bytes, bytes, dict[str, int]]]  # two sweeps' tables, and keywords for groups
     work: int  # of a call, in multiply-adds
     dense: bool  # its images and filters are seen as 1x1
 
@@ -199,9 +199,10 @@ class Convolution:
             driver, dense = _direct, dense and self.groups == 1
             axes = (_POINT, _POINT) if dense else axes
         if computes == "input_gradient":
-            vertical, horizontal = map(geometry.input_gradient_sweeps, axes)
+            sweeps = map(geometry.input_gradient_sweeps, axes)
         else:
-            vertical, horizontal = ([geometry.forward_sweep(axis)] for axis in axes)
+            sweeps = ([geometry.forward_sweep(axis)] for axis in axes)
+        vertical, horizontal = ([sweep.table() for sweep in of_axis] for of_axis in sweeps)
         keywords: list[dict[str, int]] = [{}]
         if driver is _winograd and self.groups > 1:
             keywords = [{"group": group, "groups": self.groups} for group in range(self.groups)]

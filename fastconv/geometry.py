@@ -12,6 +12,7 @@ fit into the axis, the odd padding pixel after
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
 Padding = str | tuple[int, int]
@@ -45,6 +46,13 @@ class Sweep(NamedTuple):
     taps: tuple[tuple[int, int], ...]
     place: int
     place_step: int
+
+    def table(self) -> bytes:
+        """What the drivers take (read_axis in _kernels/blocks.pxd): they read it at each call without asking
+        Python for the numbers one by one."""
+        numbers = self.count, self.origin, self.step, self.extent, len(self.taps), self.place, self.place_step
+        indices, offsets = zip(*self.taps, strict=True) if self.taps else ((), ())
+        return struct.pack(f"{len(numbers) + 2 * len(self.taps)}n", *numbers, *indices, *offsets)
 
 
 def axis(size: int, kernel: int, stride: int, dilation: int, padding: Padding) -> Axis:

@@ -34,9 +34,8 @@ PASS = threads.PASS
 RANDOM_PASS = 64
 LRN_PASS = 64
 
-_POINT = geometry.forward_sweep(
-    geometry.axis(1, 1, 1, 1, "VALID")
-)  # a dense layer is a 1x1 convolution of 1x1 images
+# A dense layer is a 1x1 convolution of 1x1 images.
+_POINT = geometry.forward_sweep(geometry.axis(1, 1, 1, 1, "VALID")).table()
 
 
 # ---------------------------------------------------------------------------------------------- convolution

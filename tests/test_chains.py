@@ -13,6 +13,7 @@ from tolerances import assert_close
 import fastconv
 from fastconv import _arguments as arguments
 from fastconv import _chains as chains
+from fastconv import nn
 from fastconv._convolution import plan, window
 from fastconv.layers import (
     Activation,
@@ -470,6 +471,22 @@ def test_normalizations_that_were_replaced_are_checked(key):
     net.layers[1].weights[key] = np.ones(1, np.float32)
     with pytest.raises(ValueError, match=f"{key} must have shape"):
         net(images(2, (5, 5, 2)))
+
+
+def test_normalizations_that_were_replaced_by_another_dtype_are_promoted():
+    net = Sequential([Conv2D(4, 3), BatchNormalization()], input_shape=(5, 5, 2), seed=1)
+    norm, x = net.layers[1], images(2, (5, 5, 2))
+    net(x, training=True)  # a mean that is not zero
+    line = (norm.weights[key] for key in ("moving_mean", "moving_variance", "beta", "gamma"))
+    z = net.layers[0](x)[0].astype(np.float64)
+    expected = nn.batch_normalization(z, *line, norm.epsilon)
+    norm.weights["moving_mean"] = norm.weights["moving_mean"].astype(np.float64)
+    y = net(x)[0]
+    assert y.dtype == np.float64
+    assert_close(y.astype(np.float32), expected, tolerances.PRODUCT_SUM)
+    norm.weights["beta"] = np.full(4, "a")
+    with pytest.raises(TypeError, match="beta must be real numbers"):
+        net(x)
 
 
 def test_an_unpickled_model_is_computed_without_conversions(monkeypatch):

@@ -1,15 +1,19 @@
 # What the convolution drivers share: axes, panels of channels, images that may exist only as their pools' gradients, and the
 # copy that gives an image its border of zeros.
+from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uintptr_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from fastconv._kernels.kernels cimport fc_index, fc_kernels
 
+cdef enum:
+    AXIS_NUMBERS = 7
+
+
 cdef struct Axis:                     # fastconv.geometry.Sweep
     fc_index count, origin, step, extent, taps, place, place_step
-    fc_index *tap                     # [taps] index into the filter
-    fc_index *offset                  # [taps]
+    const fc_index *tap               # [taps] index into the filter
+    const fc_index *offset            # [taps]
 
 
 cdef struct Images:
@@ -59,17 +63,11 @@ cdef inline const char *at_element(const char *numbers, fc_index first, fc_index
     return numbers + first * size if numbers != NULL else NULL
 
 
-cdef inline int read_axis(Axis *a, object sweep) except -1:
-    a.count, a.origin, a.step, a.extent = sweep.count, sweep.origin, sweep.step, sweep.extent
-    a.taps, a.place, a.place_step = len(sweep.taps), sweep.place, sweep.place_step
-    a.tap = <fc_index *>malloc((2 * a.taps + 1) * sizeof(fc_index))
-    if a.tap == NULL:
-        raise MemoryError("fastconv: no memory for the table of taps")
-    a.offset = a.tap + a.taps
-    for i, (index, offset) in enumerate(sweep.taps):
-        a.tap[i] = index
-        a.offset[i] = offset
-    return 0
+cdef inline Axis read_axis(bytes table) noexcept:
+    """A geometry.Sweep's table, whose taps stay where they are: the caller holds it until he is done."""
+    cdef const fc_index *number = <const fc_index *>PyBytes_AS_STRING(table)
+    return Axis(number[0], number[1], number[2], number[3], number[4], number[5], number[6],
+                number + AXIS_NUMBERS, number + AXIS_NUMBERS + number[4])
 
 
 cdef inline void read_images(Images *x, const char *data, fc_index size, object unpool, fc_index n, fc_index h, fc_index w,

@@ -291,11 +291,10 @@ cdef int fill_tables(Job *job) except -1:
     return 0
 
 
-cdef int plan(Job *job, const fc_kernels *fc, fc_index size, fc_index k, vertical, horizontal) except -1:
+cdef int plan(Job *job, const fc_kernels *fc, fc_index size, fc_index k, bytes vertical, bytes horizontal) except -1:
     job.fc, job.size, job.k = fc, size, k
     job.panels = cut_panels(job.fc, k)
-    read_axis(&job.v, vertical)
-    read_axis(&job.u, horizontal)
+    job.v, job.u = read_axis(vertical), read_axis(horizontal)
     job.depth = job.v.taps * job.u.taps * job.x.c
     plan_units(job)
     job.pitch = job.part_c = job.x.pixel
@@ -307,8 +306,6 @@ cdef int plan(Job *job, const fc_kernels *fc, fc_index size, fc_index k, vertica
 
 
 cdef void free_job(Job *job) noexcept nogil:
-    free(job.v.tap)
-    free(job.u.tap)
     free(job.row)
 
 
@@ -636,15 +633,16 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
 
 
 def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :, :, ::1] filters, const real[::1] bias,
-              bint relu, vertical, horizontal, bint transposed, int num_threads, *, const real[::1] gain=None, bint pools=False,
-              uint8_t[:, :, :, ::1] where=None, unpool=None, fc_index groups=1, const real[:, :, :, ::1] side=None):
+              bint relu, bytes vertical, bytes horizontal, bint transposed, int num_threads, *,
+              const real[::1] gain=None, bint pools=False, uint8_t[:, :, :, ::1] where=None, unpool=None, fc_index groups=1,
+              const real[:, :, :, ::1] side=None):
     """y = the correlation of x with HWIO filters along two geometry.Sweeps, * gain, + bias, + side (or None), relu.
 
-    Only the result pixels that the sweeps name are written.  transposed: x has the filters' output channels and y their
-    input channels.  pools: y is the 2x2 max pool of that, and where its bytes if they are wanted; the sweeps are a forward
-    pass'.  unpool: (where, scale, height, width) if x is the gradient of such a pool's results.  groups: of the channels of x
-    and of y and of the filters' output channels, in order, each correlated by itself; with a pool one.  side: of y's shape and
-    not y; not with a pool.
+    vertical, horizontal: the sweeps' tables.  Only the result pixels that they name are written.  transposed: x has the filters'
+    output channels and y their input channels.  pools: y is the 2x2 max pool of that, and where its bytes if they are wanted;
+    the sweeps are a forward pass'.  unpool: (where, scale, height, width) if x is the gradient of such a pool's results.
+    groups: of the channels of x and of y and of the filters' output channels, in order, each correlated by itself; with a pool
+    one.  side: of y's shape and not y; not with a pool.
     """
     cdef Job job
     cdef fc_index k = y.shape[3] // groups
@@ -774,8 +772,8 @@ cdef int run_filter_gradient(Job *job, int num_threads) except -1:
     return 0
 
 
-def filter_gradient(real[:, :, :, ::1] dw, const real[:, :, :, ::1] x, const real[:, :, :, ::1] dy, vertical, horizontal,
-                    int num_threads, *, unpool=None, fc_index groups=1):
+def filter_gradient(real[:, :, :, ::1] dw, const real[:, :, :, ::1] x, const real[:, :, :, ::1] dy, bytes vertical,
+                    bytes horizontal, int num_threads, *, unpool=None, fc_index groups=1):
     """dw (HWIO) of the convolution of x along two geometry.Sweeps with the output gradient dy.
 
     unpool: (where, scale, height, width) if dy is the gradient of the 2x2 pool of the convolution's height x width results.

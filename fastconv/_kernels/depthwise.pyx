@@ -82,11 +82,10 @@ cdef void find_runs(Job *job) noexcept nogil:
         job.run[job.runs - 1].count += 1
 
 
-cdef int plan(Job *job, fc_index size, vertical, horizontal, fc_index filter_w) except -1:
+cdef int plan(Job *job, fc_index size, bytes vertical, bytes horizontal, fc_index filter_w) except -1:
     cdef fc_index i
     job.fc, job.size = kernels_for(size), size
-    read_axis(&job.v, vertical)
-    read_axis(&job.u, horizontal)
+    job.v, job.u = read_axis(vertical), read_axis(horizontal)
     # From pixel to pixel both ends of the taps seen only fall: each run but the first has lost or won a tap.
     job.run = <Run *>malloc((2 * job.u.taps + 1) * sizeof(Run))
     job.x_row = <fc_index *>malloc((2 * (job.v.taps + job.u.taps) + 1) * sizeof(fc_index))
@@ -112,8 +111,6 @@ cdef int plan(Job *job, fc_index size, vertical, horizontal, fc_index filter_w) 
 
 
 cdef void free_job(Job *job) noexcept nogil:
-    free(job.v.tap)
-    free(job.u.tap)
     free(job.run)
     free(job.x_row)
 
@@ -184,7 +181,7 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
 
 
 def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :, :, ::1] filters, const real[::1] bias,
-              bint relu, vertical, horizontal, bint transposed, int num_threads):
+              bint relu, bytes vertical, bytes horizontal, bint transposed, int num_threads):
     """As conv2d.correlate, of as many groups as there are input channels: filters [h, w, 1, K]."""
     cdef Job job
     memset(&job, 0, sizeof(Job))
@@ -252,8 +249,8 @@ cdef int run_filter_gradient(Job *job, int num_threads) except -1:
     return 0
 
 
-def filter_gradient(real[:, :, :, ::1] dw, const real[:, :, :, ::1] x, const real[:, :, :, ::1] dy, vertical, horizontal,
-                    int num_threads):
+def filter_gradient(real[:, :, :, ::1] dw, const real[:, :, :, ::1] x, const real[:, :, :, ::1] dy, bytes vertical,
+                    bytes horizontal, int num_threads):
     """As conv2d.filter_gradient, of as many groups as there are input channels: dw [h, w, 1, K]."""
     cdef Job job
     memset(&job, 0, sizeof(Job))

@@ -83,8 +83,8 @@ def moments(real[::1] mean, real[::1] variance, const real[:, ::1] x, int num_th
             mean[i], variance[i] = <real>sums[i], <real>(sums[c + i] / rows)
 
 
-def line(real[::1] gain, real[::1] offset, const real[::1] mean, const real[::1] variance, const real[::1] shift,
-         const real[::1] scale, const real[::1] before, double epsilon):
+def line(real[::1] gain, real[::1] offset, double epsilon, const real[::1] scale, const real[::1] mean,
+         const real[::1] variance, const real[::1] shift, const real[::1] before=None):
     """x * gain + offset = (x + before - mean) / sqrt(variance + epsilon) * scale + shift; before: a bias, or None."""
     cdef fc_index i
     cdef double factor, summand

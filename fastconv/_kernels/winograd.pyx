@@ -216,10 +216,9 @@ cdef inline fc_index last_with(const Job *job, const Tiles *tiles, fc_index poin
     return tiles.start[3 if point // job.tu.points >= job.tv.last_points else 4]
 
 
-cdef int plan(Job *job, fc_index size, fc_index k, vertical, horizontal) except -1:
+cdef int plan(Job *job, fc_index size, fc_index k, bytes vertical, bytes horizontal) except -1:
     job.fc, job.size, job.c, job.k = kernels_for(size), size, job.x.c, k
-    read_axis(&job.v, vertical)
-    read_axis(&job.u, horizontal)
+    job.v, job.u = read_axis(vertical), read_axis(horizontal)
     job.tv, job.tu = cut_tiles(job.v.count, job.v.taps), cut_tiles(job.u.count, job.u.taps)
     job.tiles, job.points = job.x.n * job.tv.tiles * job.tu.tiles, job.tv.points * job.tu.points
     job.panels = cut_panels(job.fc, job.k)
@@ -287,8 +286,6 @@ cdef int fill_tables(Job *job) except -1:
 
 
 cdef void free_job(Job *job) noexcept nogil:
-    free(job.v.tap)
-    free(job.u.tap)
     free(job.row)
 
 
@@ -320,6 +317,11 @@ cdef inline const char *tap_filters(const Job *job, fc_index a) noexcept nogil:
     return job.filters + tap * (job.k if job.transposed else job.c) * job.filter_k * job.size
 
 
+cdef inline fc_index read_size(const Job *job, fc_index rows) noexcept nogil:
+    """The elements of one panel that read_filters writes: [tap][rows of the widest panel]."""
+    return job.tv.taps * job.tu.taps * rows * job.width
+
+
 cdef void read_transposed(const Job *job, fc_index panel, fc_index c0, fc_index rows, char *out) noexcept nogil:
     """The same of one panel of transposed filters: there a panel's columns are rows."""
     cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first, a, r
@@ -346,7 +348,7 @@ cdef void read_filters(const Job *job, fc_index panel0, fc_index panel1, fc_inde
         start = panel_start(&job.panels, panel) - first
         width = panel_start(&job.panels, panel + 1) - first - start
         for v in range(start // job.fc.vl, (start + width) // job.fc.vl):
-            place[v], step[v] = (panel - panel0) * taps * tap_size + v * job.fc.vl - start, width
+            place[v], step[v] = (panel - panel0) * read_size(job, rows) + v * job.fc.vl - start, width
     for a in range(taps):
         job.fc.pack_panels(out + a * tap_size * job.size, place, step, 0,
                            tap_filters(job, a) + (c0 * job.filter_k + first) * job.size, rows, n, job.filter_k)
@@ -374,7 +376,7 @@ cdef void transform_some_filters(const Job *job, fc_index task, char *buffer) no
     for panel in range(panel0, panel1):
         first = panel_start(&job.panels, panel)
         width = panel_start(&job.panels, panel + 1) - first
-        transform_filters(job, panel, buffer + (panel - panel0) * job.tv.taps * job.tu.taps * rows * job.width * job.size, rows,
+        transform_filters(job, panel, buffer + (panel - panel0) * read_size(job, rows) * job.size, rows,
                           job.transformed + (job.c * first + c0 * width) * job.size)
 
 
@@ -453,8 +455,7 @@ cdef void correlate_own(const Job *job, const Tiles *tiles, fc_index group, cons
             rows = min(CHANNEL_RUN, job.c - c)
             read_filters(job, panel0, panel1, c, rows, patch)
             for panel in range(panel0, panel1):
-                transform_filters(job, panel, patch + (panel - panel0) * job.tv.taps * job.tu.taps * rows * job.width * job.size,
-                                  rows, u)
+                transform_filters(job, panel, patch + (panel - panel0) * read_size(job, rows) * job.size, rows, u)
                 multiply(job, tiles, s + (panel - panel0) * job.s_bytes, v, u,
                          panel_start(&job.panels, panel + 1) - panel_start(&job.panels, panel), c, c + rows)
         for panel in range(panel0, panel1):
@@ -475,7 +476,7 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     u_bytes = whole_lines(job.points * job.plane_u * job.size)
     job.v_bytes = whole_lines(job.block * job.row_v * job.size)
     job.s_bytes = whole_lines(job.points * plane_size(job, job.block, job.width) * job.size)
-    filters = job.tv.taps * job.tu.taps * job.together * min(job.c, CHANNEL_RUN if job.own_u else job.filter_rows) * job.width
+    filters = job.together * read_size(job, min(job.c, CHANNEL_RUN if job.own_u else job.filter_rows))
     thread_bytes = whole_lines(max(filters, job.points * max(job.c, job.width)) * job.size)
     if job.own_u:
         thread_bytes += job.together * job.s_bytes + u_bytes
@@ -504,9 +505,9 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
 
 
 def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :, :, ::1] filters, const real[::1] bias,
-              bint relu, vertical, horizontal, bint transposed, int num_threads, *, const real[::1] gain=None, bint pools=False,
-              uint8_t[:, :, :, ::1] where=None, unpool=None, fc_index group=0, fc_index groups=1,
-              const real[:, :, :, ::1] side=None):
+              bint relu, bytes vertical, bytes horizontal, bint transposed, int num_threads, *,
+              const real[::1] gain=None, bint pools=False, uint8_t[:, :, :, ::1] where=None, unpool=None, fc_index group=0,
+              fc_index groups=1, const real[:, :, :, ::1] side=None):
     """As conv2d.correlate, along two geometry.Sweeps of step 1 and equally many adjacent taps, 2 .. 5 (for a pool: 3 or 5), or
     one of them of a single tap (no pool)."""
     cdef Job job
@@ -648,8 +649,8 @@ cdef int run_filter_gradient(Job *job, int num_threads) except -1:
     return 0
 
 
-def filter_gradient(real[:, :, :, ::1] dw, const real[:, :, :, ::1] x, const real[:, :, :, ::1] dy, vertical, horizontal,
-                    int num_threads, *, unpool=None, fc_index group=0, fc_index groups=1):
+def filter_gradient(real[:, :, :, ::1] dw, const real[:, :, :, ::1] x, const real[:, :, :, ::1] dy, bytes vertical,
+                    bytes horizontal, int num_threads, *, unpool=None, fc_index group=0, fc_index groups=1):
     """As conv2d.filter_gradient, for the sweeps that correlate takes."""
     cdef Job job
     memset(&job, 0, sizeof(Job))

@@ -368,7 +368,8 @@ class Sequential(Container):
             layer.specs, layer.statistic_specs = {}, {}  # of an attempt that failed
         self.output_shape = self.build(self.input_shape)
         self.parameters = np.zeros(self.count_params(), dtype)
-        self.gradients = np.zeros_like(self.parameters)
+        # (zeros_like would write them: memory that a net which only predicts need not have)
+        self.gradients = np.zeros(self.parameters.shape, dtype)
         unique = self._unique_members()
         self.statistics = np.zeros(sum(count_numbers(layer.statistic_specs) for _, layer in unique), dtype)
         self._bind()

@@ -11,6 +11,9 @@ from fastconv import initializers, nn
 from fastconv._kernels import norm as _norm
 from fastconv.layers.base import Layer, Result
 
+# What BatchNormalization.line is made of; the last is the convolution's, which may have none.
+_IN_LINE = ("gamma", "moving_mean", "moving_variance", "beta", "bias")
+
 
 class LocalResponseNormalization(Layer):
     """x / (bias + alpha * sum of squares) ** beta, x [N, H, W, C] -> the same shape.
@@ -124,13 +127,20 @@ class BatchNormalization(Layer):
     def line(self, before: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """gain and offset [C]: without training the layer on x + before (or None) is x * gain + offset."""
         weights = self.owned_weights()
-        gamma = weights["gamma"]
-        rest = {key: weights[key] for key in ("moving_mean", "moving_variance", "beta")}
-        for key, a in (*rest.items(), ("bias", before)):
-            if a is not None:
-                arguments.same_shape(key, a, gamma.shape, "that of gamma")
+        arrays = [weights[key] for key in _IN_LINE[:-1]]
+        if before is not None:
+            arrays.append(before)
+        for key, a in zip(_IN_LINE, arrays, strict=False):
+            arguments.same_shape(key, a, arrays[0].shape, "that of gamma")
+        try:
+            return self._fold(*arrays)
+        except (TypeError, ValueError):  # somebody has put in arrays of another dtype, or parts of others
+            given = zip(_IN_LINE, arrays, strict=False)
+            return self._fold(*arguments.arrays(**{key: (a, 1) for key, a in given}))
+
+    def _fold(self, gamma: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         gain, offset = np.empty_like(gamma), np.empty_like(gamma)
-        _norm.line(gain, offset, *rest.values(), gamma, before, self.epsilon)
+        _norm.line(gain, offset, self.epsilon, gamma, *others)
         return gain, offset
 
     def _move(self, mean: np.ndarray, variance: np.ndarray) -> None:
