@@ -83,6 +83,7 @@ CASES = {
     "few pixels": (1, (2, 2, 128), {"filters": 70, "kernel_size": 3, "padding": "same"}),
     "one row of windows": (1, (2, 700, 3), {"filters": 4, "kernel_size": 3, "padding": "same"}),
     "many small images": (300, (3, 3, 4), {"filters": 5, "kernel_size": 2, "padding": "same"}),
+    "large filters": (1, (8, 9, 700), {"filters": 130, "kernel_size": 3, "padding": "same"}),
     "wide and deep": (1, (6, 90, 260), {"filters": 8, "kernel_size": 3, "padding": "same"}),
     "no bias": (4, (8, 8, 8), {"filters": 8, "kernel_size": 3, "use_bias": False}),
 }

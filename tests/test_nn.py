@@ -216,6 +216,7 @@ SHAPES = {
     # As many filters as make tasks of a few hundred pixels taken together; with 1x1 these lie end to end.
     "one image, many filters": ((1, 13, 15, 20), (1, 1, 20, 270), 1, "SAME", 1),
     "one image, many filters, strided": ((1, 27, 25, 6), (3, 3, 6, 260), 2, "SAME", 1),
+    "one image, large filters": ((1, 13, 15, 1300), (1, 1, 1300, 410), 1, "VALID", 1),
     "pixels end to end": ((3, 17, 19, 70), (1, 1, 70, 40), 1, "VALID", 1),
 }
 

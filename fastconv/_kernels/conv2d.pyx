@@ -9,7 +9,8 @@ second-level cache, so no inner loop ever asks where the image ends.
         phase 1       pack the filters: panels of up to `max_vectors` vectors of result channels
                         b = panel 0 [taps * C][width 0], panel 1 [taps * C][width 1], ...
                         (few result channels, as in the gradient of a grey image: [K][taps * C])
-                      (one or two units: in phase 2, by each task; few pixels of one unit: not at all, see correlate_few)
+                      (large ones for one or two units: in phase 2, by each task; few pixels of one unit: not at all, see
+                      correlate_few)
         phase 2       for each (unit, group of panels), shared out among the threads:
                         copy the source;  for each panel: for each block of KC bytes: gemm  (few: dots)
                       (filters that a task packs, or reads where they lie: some rows of all its panels before the next ones)
@@ -72,6 +73,9 @@ cdef fc_index IN_PLACE_TASKS = 8
 # A block holds some rows of all panels of the task, packed row by row: panel after panel, each row's few bytes would be waited
 # for alone (16 images, a dense layer of 9216 to 4096, panels of 64 bytes: 2.5 times as long, Zen 3).
 cdef fc_index OWN_UNITS = 2
+# Smaller filters are packed for all tasks: they are read once, by whole rows, and a cache still holds what was packed (a single
+# 14x14x1024 or 7x7x832 to 256: 1.15 to 1.2 times as fast, Zen 3; a dense layer of 12 MB 0.95).  Transposed ones gain nothing.
+cdef fc_index OWN_BYTES = 1 << 21
 # For so few pixels a task reads no fewer bytes of each row, where that leaves so many tasks: rows come from memory faster by
 # larger pieces (a single 7x7x512: 1.12 times as fast as by 128 bytes, Zen 3; a dense layer of 100 images: 0.95).
 cdef fc_index OWN_PIXELS = 64
@@ -575,6 +579,7 @@ cdef void place_vectors(Job *job) noexcept nogil:
 cdef fc_index plan_packing(Job *job, fc_index pixels) noexcept nogil:
     """How the filters are read; the bytes of those that are packed before anything else."""
     cdef fc_index taps = job.v.taps * job.u.taps, panels = job.channel_groups * job.panels.count, row_bytes
+    cdef bint is_large = job.transposed or job.depth * job.channel_groups * job.k * job.size > OWN_BYTES
     cdef bint paged = job.filter_k * job.size >= PAGE_BYTES and job.fc.max_vectors * job.fc.vl * job.size >= LEAST_ROW_BYTES
     job.run = job.x.c * job.u.taps if job.u.extent == job.u.taps and job.x.pixel == job.x.c else job.x.c
     job.uses_dots = FEW * job.k <= job.fc.vl <= job.run
@@ -589,7 +594,7 @@ cdef fc_index plan_packing(Job *job, fc_index pixels) noexcept nogil:
         job.pack_tasks = taps * job.channel_groups
         return job.depth * job.channel_groups * job.k * job.size
     job.in_place = not job.transposed and paged and pixels <= PAGED_PIXELS
-    job.packs_own = not job.in_place and job.units <= OWN_UNITS
+    job.packs_own = not job.in_place and job.units <= OWN_UNITS and is_large
     if job.in_place:
         job.stretch = IN_PLACE_ROWS
         job.groups = min(job.groups, ceil_div(IN_PLACE_TASKS, max(job.units, 1)))
