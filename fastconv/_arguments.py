@@ -182,27 +182,27 @@ def sizes(name: str, value: Any) -> tuple[int, ...]:
     return tuple(whole(name, number, 0) for number in numbers)
 
 
-def number(name: str, value: Any, least: float = -math.inf) -> float:
-    """A finite number of at least `least`."""
-    if isinstance(value, str):
+def number(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, ends: str = "[]"
+) -> float:
+    """A finite number between low and high; ends: of the interval, "[" and "]" if they are part of it."""
+    if isinstance(value, (str, bytes)):
         raise TypeError(f"{name} must be a number, not {value!r}")
     try:
         result = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, not {show(value)}") from None
-    if not math.isfinite(result):
-        raise ValueError(f"{name} must be finite, not {show(value)}")
-    if result < least:
-        raise ValueError(f"{name} must be at least {least}, not {show(value)}")
+    inside = math.isfinite(result) and low <= result <= high
+    if not inside or (result == low and ends[0] == "(") or (result == high and ends[1] == ")"):
+        closing = ends[1] if high < math.inf else ")"
+        wanted = "be finite" if -low == high == math.inf else f"lie in {ends[0]}{low}, {high}{closing}"
+        raise ValueError(f"{name} must {wanted}, not {show(value)}")
     return result
 
 
 def rate(name: str, value: Any) -> float:
     """A number in [0, 1)."""
-    result = number(name, value)
-    if not 0 <= result < 1:
-        raise ValueError(f"{name} must be at least 0 and below 1, not {show(value)}")
-    return result
+    return number(name, value, 0, 1, ends="[)")
 
 
 def same_shape(name: str, a: NDArray, shape: tuple[int, ...], why: str) -> None:

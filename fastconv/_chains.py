@@ -42,6 +42,11 @@ def link(layers: Sequence[Layer]) -> list[Any]:
     return steps
 
 
+def asked(layers: Sequence[Layer]) -> list[Any]:
+    """All that `link` depends on: as long as this stays equal, so do the steps."""
+    return [(layer, *(getattr(layer, name) for name in layer.chained_by)) for layer in layers]
+
+
 def in_turn(steps: Sequence[Any]) -> Callable[[np.ndarray], np.ndarray]:
     """What computes the steps one after the other, without training."""
     prepared = [step.prepare_inference() for step in steps]
@@ -95,36 +100,38 @@ class ConvPool:
         if not training:
             return self.prepare_inference()(x), None
         conv, weights = self.conv, self.conv.owned_weights()
-        x, w = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4))
+        given = {"bias": (weights["bias"], 1)} if "bias" in weights else {}
+        x, w, *rest = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4), **given)
+        bias = _of_filters("bias", rest[0], w) if rest else None
         convolution = plan(x.shape, w.shape, window(*conv.window))
         y = memory.empty(self._pooled(convolution), x.dtype)
         where = memory.empty(y.shape, np.uint8)
-        convolution.forward(y, x, w, weights.get("bias"), relu=True, pools=True, where=where)
+        convolution.forward(y, x, w, bias, relu=True, pools=True, where=where)
         scale = 1.0
         if self.dropout is not None:
             scale = _drop(y, where, *self.dropout.draw())
 
         def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
-            (dy,) = arguments.arrays(dy=(dy, 4))
+            dy, images, filters = arguments.arrays(dy=(dy, 4), x=(x, 4), kernel=(w, 4))
             arguments.same_shape("dy", dy, y.shape, "that of the result whose gradient it is")
             unpool = where, scale
 
             def kernel_gradient(out: np.ndarray | None) -> np.ndarray:
-                dw = memory.empty(w.shape, w.dtype) if out is None else out
-                convolution.filter_gradient(dw, x, dy, unpool=unpool)
+                dw = memory.empty(w.shape, dy.dtype) if out is None else out
+                convolution.filter_gradient(dw, images, dy, unpool=unpool)
                 return dw
 
             def bias_gradient(out: np.ndarray | None) -> np.ndarray:
                 # Of the values that passed relu and dropout: those are positive.
-                return np.multiply(nn.bias_add_grad(nn.relu_grad(dy, y)), scale, dtype=w.dtype, out=out)
+                return np.multiply(nn.bias_add_grad(nn.relu_grad(dy, y)), scale, dtype=dy.dtype, out=out)
 
             conv.accumulate("kernel", kernel_gradient)
-            if conv.use_bias:
+            if bias is not None:
                 conv.accumulate("bias", bias_gradient)
             if not input_gradient:
                 return None
-            dx = memory.empty(x.shape, x.dtype)
-            convolution.input_gradient(dx, w, dy, unpool=unpool)
+            dx = memory.empty(x.shape, dy.dtype)
+            convolution.input_gradient(dx, filters, dy, unpool=unpool)
             return dx
 
         return y, backward
@@ -278,10 +285,8 @@ def convolving(
         if line is not None:
             given[key] = line, 1
     filters, *lines = arguments.arrays(**given)
-    for line in lines:
-        arguments.same_shape("bias", line, filters.shape[3:], "one number per filter")
-    bias = None if bias is None else lines[0]
-    gain = None if gain is None else lines[-1]
+    bias = None if bias is None else _of_filters("bias", lines[0], filters)
+    gain = None if gain is None else _of_filters("gain", lines[-1], filters)
     moves, groups = window(*conv.window), conv.groups
 
     def run(x: np.ndarray, side_input: np.ndarray | None = None) -> np.ndarray:
@@ -300,6 +305,11 @@ def convolving(
         return y
 
     return run
+
+
+def _of_filters(name: str, line: np.ndarray, filters: np.ndarray) -> np.ndarray:
+    arguments.same_shape(name, line, filters.shape[3:], "one number per filter")
+    return line
 
 
 def _drop(y: np.ndarray, where: np.ndarray, rate: float, seed: int) -> float:

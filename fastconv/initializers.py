@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastconv import _arguments as arguments
+
 Initializer = Callable[[np.random.Generator, "tuple[int, ...]"], np.ndarray]
 
 # Standard deviation of a standard normal that is cut off at -2 and 2.
@@ -41,8 +43,7 @@ class random_normal:  # a class, so that it can be pickled, under the name of a 
     stddev: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.stddev < math.inf:
-            raise ValueError(f"stddev must be a finite number >= 0, not {self.stddev!r}")
+        arguments.number("stddev", self.stddev, 0)
 
     def __call__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         return rng.normal(0.0, self.stddev, shape)

@@ -158,6 +158,9 @@ def _match_layer(
 ) -> None:
     """Take the layer's arrays out of the module's entries and into the match."""
     for key, view in layer.weights.items():
+        if key not in TORCH_KEYS:
+            match.problems.append(f"{path}/{key} has no name in PyTorch")
+            continue
         source, target = _join(name, TORCH_KEYS[key]), f"{path}/{key}"
         if TORCH_KEYS[key] not in entries:
             match.problems.append(f"{source} is missing, for {target}")

@@ -27,9 +27,9 @@ class CosineDecay:
     """
 
     def __init__(self, initial_learning_rate: float, decay_steps: int, alpha: float = 0.0) -> None:
-        self.initial_learning_rate = _in_range("initial_learning_rate", initial_learning_rate, 0, math.inf)
+        self.initial_learning_rate = arguments.number("initial_learning_rate", initial_learning_rate, 0)
         self.decay_steps = arguments.whole("decay_steps", decay_steps, 1)
-        self.alpha = _in_range("alpha", alpha, 0, math.inf)
+        self.alpha = arguments.number("alpha", alpha, 0)
 
     def __call__(self, step: int) -> float:
         wave = (1 + math.cos(math.pi * min(step / self.decay_steps, 1))) / 2
@@ -42,9 +42,9 @@ class ExponentialDecay:
     def __init__(
         self, initial_learning_rate: float, decay_steps: int, decay_rate: float, staircase: bool = False
     ) -> None:
-        self.initial_learning_rate = _in_range("initial_learning_rate", initial_learning_rate, 0, math.inf)
+        self.initial_learning_rate = arguments.number("initial_learning_rate", initial_learning_rate, 0)
         self.decay_steps = arguments.whole("decay_steps", decay_steps, 1)
-        self.decay_rate = _in_range("decay_rate", decay_rate, 0, math.inf)
+        self.decay_rate = arguments.number("decay_rate", decay_rate, 0)
         self.staircase = staircase
 
     def __call__(self, step: int) -> float:
@@ -69,9 +69,9 @@ class Adam:
         epsilon: float = 1e-8,
     ) -> None:
         self.learning_rate = _checked_rate(learning_rate)
-        self.beta_1 = _in_range("beta_1", beta_1, 0, 1)
-        self.beta_2 = _in_range("beta_2", beta_2, 0, 1)
-        self.epsilon = _in_range("epsilon", epsilon, 0, math.inf)
+        self.beta_1 = arguments.rate("beta_1", beta_1)
+        self.beta_2 = arguments.rate("beta_2", beta_2)
+        self.epsilon = arguments.number("epsilon", epsilon, 0)
         self.reset()
 
     def reset(self) -> None:
@@ -110,7 +110,7 @@ class SGD:
 
     def __init__(self, learning_rate: LearningRate = 0.01, momentum: float = 0.0) -> None:
         self.learning_rate = _checked_rate(learning_rate)
-        self.momentum = _in_range("momentum", momentum, 0, 1)
+        self.momentum = arguments.rate("momentum", momentum)
         self.reset()
 
     def reset(self) -> None:
@@ -136,27 +136,21 @@ class SGD:
 
 
 def _checked_rate(learning_rate: LearningRate) -> LearningRate:
-    return (
-        learning_rate if callable(learning_rate) else _in_range("learning_rate", learning_rate, 0, math.inf)
-    )
+    return learning_rate if callable(learning_rate) else arguments.number("learning_rate", learning_rate, 0)
 
 
 def _rate(learning_rate: LearningRate, step: int) -> float:
     """The rate of this step, counted from 0."""
     if callable(learning_rate):
-        return _in_range(f"learning_rate({step})", learning_rate(step), 0, math.inf)
-    return learning_rate
-
-
-def _in_range(name: str, value: float, low: float, high: float) -> float:
-    if not low <= value < high:
-        raise ValueError(f"{name} must lie in [{low}, {high}), not {value!r}")
-    return float(value)
+        return arguments.number(f"learning_rate({step})", learning_rate(step), 0)
+    return arguments.number("learning_rate", learning_rate, 0)  # it may have been changed
 
 
 def _check_flat(parameters: np.ndarray, gradients: np.ndarray, state: np.ndarray | None) -> None:
     """The kernels write through plain pointers: everything about the arrays is checked here."""
     for name, array in (("parameters", parameters), ("gradients", gradients)):
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{name} must be an array, not {arguments.show(array)}")
         if array.ndim != 1 or not array.flags.c_contiguous or array.dtype not in (np.float32, np.float64):
             raise ValueError(
                 f"{name} must be a contiguous [P] array of float32 or float64, "

@@ -66,6 +66,8 @@ class Classifier:
     def __init__(self, net: Sequential, optimizer: Optimizer, name: str) -> None:
         if net.rng is None:
             raise ValueError("net must be a Sequential with input_shape, not one without")
+        if len(net.output_shape) != 1:
+            raise ValueError(f"net must end in logits [K], not {net.output_shape}")
         self.net = net
         self.rng = net.rng
         self.optimizer = optimizer
@@ -318,8 +320,8 @@ class Classifier:
 
 
 def _check_keep_prob(keep_prob: float | None) -> None:
-    if keep_prob is not None and not 0 <= 1 - keep_prob < 1:
-        raise ValueError(f"keep_prob must lie in (0, 1], not {keep_prob!r}")
+    if keep_prob is not None and 1 - arguments.number("keep_prob", keep_prob, 0, 1, ends="(]") == 1:
+        raise ValueError(f"keep_prob must lie in (0, 1], not {keep_prob!r}, which dropout cannot tell from 0")
 
 
 def _batches(examples: int, size: int) -> list[slice]:

@@ -396,7 +396,7 @@ def test_a_forgotten_gradient_of_an_auxiliary_classifier_is_an_error():
 
 @pytest.mark.parametrize("weight", [-0.1, np.nan, np.inf])
 def test_the_weight_of_an_auxiliary_classifier(weight):
-    with pytest.raises(ValueError, match=f"weight must be a finite number of at least 0, not {weight}"):
+    with pytest.raises(ValueError, match=rf"weight must lie in \[0, inf\), not {weight}"):
         AuxiliaryClassifier([Flatten(), Dense(3)], weight)
 
 

@@ -466,6 +466,51 @@ def test_weights_that_were_replaced_are_checked():
         net(x)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_weights_of_a_pooled_convolution_that_were_replaced_are_checked(training):
+    conv = {"filters": 4, "kernel_size": 3}
+    for key, replaced in (
+        ("bias", np.arange(4.0)),
+        ("bias", np.arange(8, dtype=np.float32)[::2]),
+        ("kernel", np.random.default_rng(1).standard_normal((3, 3, 2, 4))),
+    ):
+        results = []
+        for net in pair((6, 6, 2), conv):
+            net.layers[0].weights[key] = replaced
+            y, backward = net(images(2, (6, 6, 2)), training=training)
+            results.append((y, backward(np.ones(y.shape)) if training else y))
+        for chained, plain in zip(*results, strict=True):
+            assert chained.dtype == plain.dtype
+            np.testing.assert_array_equal(chained, plain)
+    net, _ = pair((6, 6, 2), conv)
+    net.layers[0].weights["bias"] = np.zeros(3, np.float32)
+    with pytest.raises(ValueError, match=r"bias must have shape \(4,\)"):
+        net(images(2, (6, 6, 2)), training=training)
+
+
+def test_chains_follow_their_layers():
+    x = images(2, (8, 8, 2))
+    conv, pool = Conv2D(4, 3, activation="relu"), MaxPooling2D(2)
+    net = Sequential([conv, pool], input_shape=(8, 8, 2), seed=1)
+    for change in ({"activation": "tanh"}, {"activation": "relu"}, {"activation": None}):
+        vars(conv).update(change)
+        np.testing.assert_array_equal(net(x)[0], pool(conv(x)[0])[0])
+    conv.activation, pool.strides = "relu", (1, 1)
+    np.testing.assert_array_equal(net(x)[0], pool(conv(x)[0])[0])
+
+
+def test_residuals_follow_their_branch():
+    x = images(2, (8, 8, 4))
+    branch = [Conv2D(4, 3, padding="same"), BatchNormalization(), ReLU(), Conv2D(4, 1), BatchNormalization()]
+    residual, relu = Residual(branch), ReLU()
+    net = Sequential([residual, relu], input_shape=(8, 8, 4), seed=1)
+    before = net(x)[0]
+    del residual.layers[0].layers[2]
+    y = net(x)[0]
+    assert (y != before).any()
+    np.testing.assert_array_equal(y, relu(residual(x)[0])[0])
+
+
 @pytest.mark.parametrize("key", ["moving_mean", "moving_variance", "beta"])
 def test_normalizations_that_were_replaced_are_checked(key):
     net = Sequential([Conv2D(4, 3), BatchNormalization()], input_shape=(5, 5, 2), seed=1)

@@ -315,6 +315,14 @@ def test_training_figure_refuses_sizes_that_disagree():
     test = mnist.load_sample().test
     with pytest.raises(ValueError, match="equally many, not 100, 100 and 7"):
         plotting.training_figure(history(1), test.images, test.labels, np.zeros(7, int))
+    with pytest.raises(ValueError, match=r"images must hold at least one, not shape \(0, 784\)"):
+        plotting.training_figure(history(1), np.zeros((0, 784)), [], [])
+
+
+def test_training_figure_draws_images_of_any_sides():
+    pytest.importorskip("matplotlib")
+    figure = plotting.training_figure(history(1), np.ones((2, 5, 7)), [0, 1], [1, 1])
+    assert figure.axes[3].images[0].get_array().shape == (5, 7)
 
 
 def test_drawing_leaves_pyplot_alone(python):

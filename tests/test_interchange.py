@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastconv import interchange, models
+from fastconv import initializers, interchange, models
 from fastconv.layers import (
     AuxiliaryClassifier,
     BatchNormalization,
@@ -17,6 +17,7 @@ from fastconv.layers import (
     Dropout,
     Flatten,
     GlobalAveragePooling2D,
+    Layer,
     MaxPooling2D,
     ReLU,
     Reshape,
@@ -248,6 +249,17 @@ def check_refused(call, error, message):
         call(model)
     assert str(caught.value) == message
     assert all(map(np.array_equal, model.net.get_weights(), before))
+
+
+def test_an_array_that_pytorch_does_not_know():
+    class Scale(Layer):
+        def build(self, input_shape):
+            self.specs = {"scale": (input_shape[-1:], initializers.ones)}
+            return input_shape
+
+    model = classifier([Scale(), Flatten(), Dense(5)])
+    with pytest.raises(ValueError, match="scale/scale has no name in PyTorch"):
+        model.load_torch_state_dict({"scale.weight": np.ones(2)})
 
 
 def test_all_that_is_wrong_with_a_state_is_listed():

@@ -14,6 +14,7 @@ from tolerances import assert_close
 from fastconv import initializers, nn
 from fastconv.layers import (
     Activation,
+    AuxiliaryClassifier,
     AveragePooling2D,
     BatchNormalization,
     Concatenate,
@@ -427,7 +428,47 @@ def test_get_and_set_weights():
     for wrong in ([weights[0]], [weights[0], np.zeros(3)], [np.zeros((3, 2)), np.zeros(2), np.zeros(1)]):
         with pytest.raises(ValueError, match=r"weights must have the shapes"):
             net.set_weights(wrong)
+    with pytest.raises(TypeError, match=r"weights\[1\] must hold numbers"):
+        net.set_weights([np.zeros((3, 2)), ["a", "b"]])
     assert net(np.ones((1, 3)))[0].tolist() == [[8, 9]]
+
+
+def test_weights_may_be_set_to_each_others_views():
+    net = model([Dense(3, use_bias=False), Dense(3, use_bias=False)], (3,))
+    first, second = net.get_weights()
+    views = list(net.weights.values())
+    net.set_weights(views[::-1])
+    for now, before in zip(net.get_weights(), (second, first), strict=True):
+        np.testing.assert_array_equal(now, before)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda layers: pickle.loads(pickle.dumps(layers))])
+def test_copies_of_layers_are_free_for_another_model(duplicate):
+    net = model([Conv2D(2, 1), BatchNormalization(), Flatten(), Dropout(0.5), Dense(3)], (2, 2, 1))
+    twin = Sequential(duplicate(net.layers), input_shape=(3, 3, 1), seed=5)
+    assert twin.output_shape == (3,) and twin.count_params() != net.count_params()
+    assert twin(np.ones((2, 3, 3, 1)), training=True)[0].shape == (2, 3)
+    assert net(np.ones((2, 2, 2, 1)), training=True)[0].shape == (2, 3)
+
+
+@pytest.mark.parametrize("behind", [MaxPooling2D(2), AveragePooling2D(2), BatchNormalization(), ReLU()])
+@pytest.mark.parametrize("forgets", [False, True])
+def test_a_models_gradient_may_be_anything_array_like(behind, forgets):
+    layers = [Conv2D(2, 1, activation="relu"), copy.deepcopy(behind)]
+    net = Sequential(layers, input_shape=(2, 2, 1), seed=2)
+    x = np.arange(8.0).reshape(2, 2, 2, 1) + 1
+    y, backward = net(x, training=True)
+    expected, gradients = backward(np.ones(y.shape, np.float32)), net.gradients.copy()
+    for dy in (np.ones(y.shape), np.ones(y.shape, int).tolist()):
+        net.gradients.fill(0)
+        if forgets:
+            net.forget_gradients()
+        dx = net(x, training=True)[1](dy)
+        assert dx.dtype == np.float32
+        np.testing.assert_array_equal(dx, expected)
+        np.testing.assert_array_equal(net.gradients, gradients)
+    with pytest.raises(TypeError, match="dy must hold numbers"):
+        net(x, training=True)[1](np.full(y.shape, "a"))
 
 
 def test_same_seed_same_start():
@@ -536,9 +577,9 @@ ERRORS = [
         ValueError,
         "depth_radius must be at least 0, not -1",
     ),
-    (lambda: LocalResponseNormalization(beta=np.nan), ValueError, "beta must be a finite number, not nan"),
+    (lambda: LocalResponseNormalization(beta=np.nan), ValueError, "beta must be finite, not nan"),
     (lambda: BatchNormalization(1.5), ValueError, r"momentum must lie in \[0, 1\], not 1.5"),
-    (lambda: BatchNormalization(epsilon=0), ValueError, "epsilon must be a finite number above 0, not 0"),
+    (lambda: BatchNormalization(epsilon=0), ValueError, r"epsilon must lie in \(0, inf\), not 0"),
     (lambda: BatchNormalization()(np.ones((1, 1))), RuntimeError, "BatchNormalization needs a Sequential"),
     (
         lambda: model([n := BatchNormalization(), Dense(3), n], (2,)),
@@ -586,8 +627,14 @@ ERRORS = [
     (lambda: Dropout(np.nan), ValueError, "rate must lie in .* not nan"),
     (lambda: Reshape((2, 0)), ValueError, r"target_shape must .* not \(2, 0\)"),
     (lambda: Reshape((-1, -1)), ValueError, r"target_shape must .* not \(-1, -1\)"),
-    (lambda: Dense(1, name="a/b"), ValueError, "name must be a string without '/', not 'a/b'"),
-    (lambda: initializers.random_normal(-1.0), ValueError, "stddev must be .* not -1.0"),
+    (lambda: Dense(1, name="a/b"), ValueError, "name must be a string without '/' and NUL, not 'a/b'"),
+    (lambda: Dense(1, name="a\0b"), ValueError, "name must be a string without '/' and NUL"),
+    (lambda: Dropout("a"), TypeError, "rate must be a number, not 'a'"),
+    (lambda: BatchNormalization("a"), TypeError, "momentum must be a number, not 'a'"),
+    (lambda: LocalResponseNormalization(bias=None), TypeError, "bias must be a number, not None"),
+    (lambda: AuxiliaryClassifier([Flatten()], [1, 2]), TypeError, r"weight must be a number, not \[1, 2\]"),
+    (lambda: Sequential([Dense(3)]).summary(), RuntimeError, "summary needs the layers' shapes"),
+    (lambda: initializers.random_normal(-1.0), ValueError, r"stddev must lie in \[0, inf\), not -1.0"),
     (lambda: model([], (2,)), ValueError, "layers must hold at least one layer"),
     (lambda: model([Dense(1), "relu"], (2,)), TypeError, r"layers\[1\] must be a layer, not 'relu'"),
     (

@@ -507,6 +507,7 @@ ERRORS = [
     (lambda m: m.get_accuracy(X, Y[:, None]), ValueError, r"y must be .* not shape \(4, 1\)"),
     (lambda m: m.train(X, Y, keep_prob=0), ValueError, r"keep_prob must lie in \(0, 1\], not 0"),
     (lambda m: m.train(X, Y, keep_prob=1.5), ValueError, "keep_prob must lie in .* not 1.5"),
+    (lambda m: m.train(X, Y, keep_prob="a"), TypeError, "keep_prob must be a number, not 'a'"),
     (lambda m: m.predict(X, -1), ValueError, "keep_prob must lie in .* not -1"),
     (lambda m: m.predict(X, 1e-30), ValueError, "keep_prob must lie in .* not 1e-30"),
     (lambda m: m.get_accuracy(X, Y, np.nan), ValueError, "keep_prob must lie in .* not nan"),
@@ -533,8 +534,14 @@ def test_errors_come_first_and_change_nothing(call, kind, message, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_net_must_end_in_logits():
+    net = Sequential([Conv2D(10, 3)], input_shape=(5, 5, 1))
+    with pytest.raises(ValueError, match=r"net must end in logits \[K\], not \(3, 3, 10\)"):
+        Classifier(net, SGD(), "maps")
+
+
 def test_construction_errors():
-    with pytest.raises(ValueError, match="name must be a string without '/', not 'a/b'"):
+    with pytest.raises(ValueError, match="name must be a string without '/' and NUL, not 'a/b'"):
         models.Model("a/b")
     with pytest.raises(ValueError, match="seed must be at least 0, not -1"):
         models.Model("m1", seed=-1)

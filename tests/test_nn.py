@@ -643,6 +643,14 @@ def test_bias_and_its_gradient_against_the_twin(shape, dtype):
     assert_close(nn.bias_add_grad(x), expected, tolerances.PRODUCT_SUM)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 33])
+def test_a_long_sum_of_equal_gradients_does_not_round_the_same_way_each_time(channels):
+    rows = 300_001
+    dy = np.full((rows, channels), np.float32(0.1))
+    expected = np.full(channels, rows * np.float64(np.float32(0.1)))
+    assert_close(nn.bias_add_grad(dy), expected, tolerances.PRODUCT_SUM)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("n", "inputs", "outputs"),

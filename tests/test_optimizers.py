@@ -178,6 +178,28 @@ def test_options_are_checked(call, message):
         call()
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: optimizers.SGD("a"), "learning_rate must be a number, not 'a'"),
+        (lambda: optimizers.SGD(np.ones(2)), "learning_rate must be a number, not an array"),
+        (lambda: optimizers.SGD().step([1.0], [1.0]), r"parameters must be an array, not \[1.0\]"),
+    ],
+)
+def test_kinds_are_checked(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("kind", [optimizers.Adam, optimizers.SGD])
+def test_a_changed_rate_is_checked(kind):
+    optimizer, parameters = kind(), np.ones(2)
+    optimizer.learning_rate = math.nan
+    with pytest.raises(ValueError, match=r"learning_rate must lie in \[0, inf\), not nan"):
+        optimizer.step(parameters, np.ones(2))
+    assert parameters.tolist() == [1, 1] and optimizer.iterations == 0
+
+
 @pytest.mark.parametrize("kind", [optimizers.Adam, optimizers.SGD])
 @pytest.mark.parametrize(
     ("parameters", "gradients", "message"),

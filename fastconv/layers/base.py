@@ -22,9 +22,11 @@ class Layer:
     belong to the layer's `weights` all the same: they are saved, loaded and copied with the rest.
     """
 
+    chained_by: tuple[str, ...] = ()  # attributes that decide which chains the layer is part of
+
     def __init__(self, name: str | None = None) -> None:
-        if name is not None and (not isinstance(name, str) or not name or "/" in name):
-            raise ValueError(f"name must be a string without '/', not {name!r}")
+        if name is not None and (not isinstance(name, str) or not name or {"/", "\0"} & set(name)):
+            raise ValueError(f"name must be a string without '/' and NUL, not {name!r}")
         self.name = name
         self.specs: Specs = {}  # declared by build, as the next one
         self.statistic_specs: Specs = {}
@@ -33,8 +35,9 @@ class Layer:
         self.rng: np.random.Generator | None = None  # the owning model's; None while no model owns the layer
         self.stale: set[str] = set()  # gradients to be replaced, not added to
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
         """A class with a nearer __call__ than prepare_inference is computed by that __call__."""
+        super().__init_subclass__(**options)
         nearest = next(base for base in cls.__mro__ if {"__call__", "prepare_inference"} & set(vars(base)))
         if "prepare_inference" not in vars(nearest):
             cls.prepare_inference = Layer.prepare_inference
@@ -82,8 +85,9 @@ class Layer:
         return sum(count_numbers(layer.specs) for layer in unique.values())
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copied or pickled view would be an array of its own: the copied model makes new ones.
-        return {**self.__dict__, "weights": {}, "grads": {}}
+        # A copied or pickled view would be an array of its own: the copied model makes new ones, and a layer
+        # that is copied without its model belongs to none.
+        return {**self.__dict__, "weights": {}, "grads": {}, "rng": None}
 
 
 def count_numbers(specs: Specs) -> int:

@@ -135,6 +135,8 @@ class Residual(Container):
     He et al., "Deep residual learning for image recognition", CVPR 2016.
     """
 
+    chained_by = ("chained_branch",)
+
     def __init__(self, branch: Branch, shortcut: Branch | None = None, *, name: str | None = None) -> None:
         layers = [_as_layer(branch, "branch")]
         if shortcut is not None:
@@ -163,6 +165,12 @@ class Residual(Container):
             return nn.add(dx, past_dx) if input_gradient else None
 
         return nn.add(y, past), backward
+
+    @property
+    def chained_branch(self) -> list[Any] | None:
+        """What chains depend on inside the branch."""
+        branch = self.layers[0]
+        return chains.asked(branch.layers) if type(branch) is Sequential else None
 
     def past(self, x: np.ndarray) -> Result:
         """The shortcut alone, in training."""
@@ -193,9 +201,7 @@ class AuxiliaryClassifier(Container):
 
     def __init__(self, layers: Branch, weight: float = 0.3, *, name: str | None = None) -> None:
         super().__init__([_as_layer(layers, "classifier")], name, "layers")
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"weight must be a finite number of at least 0, not {weight!r}")
-        self.weight = float(weight)
+        self.weight = arguments.number("weight", weight, 0)
         self.logits: np.ndarray | None = None
         self.dlogits: np.ndarray | None = None
 
@@ -245,12 +251,13 @@ class Sequential(Container):
         super().__init__(layers, name, "layers")
         self.output_shapes: list[tuple[int, ...]] = []
         self.arena: memory.Arena | None = None
-        self._linked: tuple[list[Layer], list[Any]] = ([], [])
+        self._linked: tuple[list[Any], list[Any]] = ([], [])
         if input_shape is not None:
             self._become_model(input_shape, seed, np.dtype(dtype))
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
-        """A model accepts anything array-like, [N, *input_shape], and casts it to its dtype."""
+        """A model accepts anything array-like, [N, *input_shape], and casts it to its dtype; so does its
+        backward."""
         if not training:
             return Sequential.prepare_inference(self)(x), None  # a derived class' may call this
         if self.rng is not None:
@@ -263,6 +270,8 @@ class Sequential(Container):
                 backwards.append(step_backward)
 
         def backward(dy: Any, input_gradient: bool = True) -> np.ndarray | None:
+            if self.rng is not None:
+                dy = self._cast("dy", dy)
             # Without dx, nothing before the first step with parameters has anything to compute.
             parameters = (i for i, step in enumerate(steps) if step.count_params())
             first = 0 if input_gradient else next(parameters, len(steps))
@@ -298,6 +307,8 @@ class Sequential(Container):
 
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:
         """Print a table of the model's layers, their output shapes and their numbers of parameters."""
+        if len(self.output_shapes) != len(self.layers):
+            raise RuntimeError("summary needs the layers' shapes: a Sequential with input_shape finds them")
         rows = [("Layer (type)", "Output shape", "Parameters")]
         for i, (layer, shape) in enumerate(zip(self.layers, self.output_shapes, strict=True)):
             again = any(layer is earlier for earlier in self.layers[:i])
@@ -317,12 +328,14 @@ class Sequential(Container):
         return [view.copy() for view in self.weights.values()]
 
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
-        """The reverse of get_weights; ValueError, and nothing set, unless all shapes agree."""
+        """The reverse of get_weights; ValueError or TypeError, and nothing set, unless all fit."""
         shapes = [np.shape(array) for array in weights]
         expected = [view.shape for view in self.weights.values()]
         if shapes != expected:
             raise ValueError(f"weights must have the shapes {expected}, not {shapes}")
-        for view, array in zip(self.weights.values(), weights, strict=True):
+        # Copies, for some of them may be views of the model's.
+        arrays = [np.array(self._cast(f"weights[{i}]", array)) for i, array in enumerate(weights)]
+        for view, array in zip(self.weights.values(), arrays, strict=True):
             view[...] = array
 
     def forget_gradients(self) -> None:
@@ -331,11 +344,13 @@ class Sequential(Container):
             layer.stale = set(layer.grads)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "arena": None, "_linked": ([], [])}
+        return {**super().__getstate__(), "rng": self.rng, "arena": None, "_linked": ([], [])}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self.rng is not None:
+            for _, layer in self.members():
+                layer.rng = self.rng
             self.arena = memory.Arena()
             self._bind()
 
@@ -348,9 +363,10 @@ class Sequential(Container):
         return x
 
     def _steps(self) -> list[Any]:
-        """The layers as they are computed; linked again when `layers` has changed."""
-        if self._linked[0] != self.layers:
-            self._linked = list(self.layers), chains.link(self.layers)
+        """The layers as they are computed; linked again when anything has changed that decides on chains."""
+        asked = chains.asked(self.layers)
+        if self._linked[0] != asked:
+            self._linked = asked, chains.link(self.layers)
         return self._linked[1]
 
     def _memory(self) -> contextlib.AbstractContextManager[None]:
@@ -404,12 +420,16 @@ class Sequential(Container):
         return list(unique.values())
 
     def _input(self, x: Any) -> np.ndarray:
-        x = np.asarray(x)
-        if x.dtype.kind not in "biuf":
-            raise TypeError(f"x must hold numbers, not dtype {x.dtype}")
+        x = self._cast("x", x)
         if x.shape[1:] != self.input_shape or x.ndim == 0:
             raise ValueError(f"x must be [N, {', '.join(map(str, self.input_shape))}], not shape {x.shape}")
-        return x.astype(self.parameters.dtype, copy=False)
+        return x
+
+    def _cast(self, name: str, array: Any) -> np.ndarray:
+        array = np.asarray(array)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"{name} must hold numbers, not dtype {array.dtype}")
+        return array.astype(self.parameters.dtype, copy=False)
 
 
 def _as_layer(branch: Branch, name: str | None = None) -> Layer:

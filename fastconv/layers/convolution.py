@@ -65,6 +65,8 @@ class Conv2D(_Convolving):
     fastconv.initializers.
     """
 
+    chained_by = ("activation", "groups", "kernel_size")
+
     def __init__(
         self,
         filters: int,
@@ -80,17 +82,8 @@ class Conv2D(_Convolving):
         bias_initializer: str | Initializer = "zeros",
         name: str | None = None,
     ) -> None:
-        super().__init__(
-            kernel_size,
-            strides,
-            padding,
-            dilation_rate,
-            activation,
-            use_bias,
-            kernel_initializer,
-            bias_initializer,
-            name,
-        )
+        moves = kernel_size, strides, padding, dilation_rate
+        super().__init__(*moves, activation, use_bias, kernel_initializer, bias_initializer, name)
         self.filters = arguments.whole("filters", filters, 1)
         self.groups = arguments.whole("groups", groups, 1)
         if self.filters % self.groups:
@@ -141,17 +134,8 @@ class DepthwiseConv2D(_Convolving):
         bias_initializer: str | Initializer = "zeros",
         name: str | None = None,
     ) -> None:
-        super().__init__(
-            kernel_size,
-            strides,
-            padding,
-            dilation_rate,
-            activation,
-            use_bias,
-            kernel_initializer,
-            bias_initializer,
-            name,
-        )
+        moves = kernel_size, strides, padding, dilation_rate
+        super().__init__(*moves, activation, use_bias, kernel_initializer, bias_initializer, name)
         self.depth_multiplier = arguments.whole("depth_multiplier", depth_multiplier, 1)
 
     def _kernel_shape(self, channels: int) -> tuple[int, ...]:
@@ -191,17 +175,8 @@ class Conv2DTranspose(_Convolving):
         bias_initializer: str | Initializer = "zeros",
         name: str | None = None,
     ) -> None:
-        super().__init__(
-            kernel_size,
-            strides,
-            padding,
-            dilation_rate,
-            activation,
-            use_bias,
-            kernel_initializer,
-            bias_initializer,
-            name,
-        )
+        moves = kernel_size, strides, padding, dilation_rate
+        super().__init__(*moves, activation, use_bias, kernel_initializer, bias_initializer, name)
         if not isinstance(padding, str):
             raise ValueError(f'padding must be "valid" or "same", not {arguments.show(padding)}')
         self.filters = arguments.whole("filters", filters, 1)

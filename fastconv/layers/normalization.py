@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from fastconv import _arguments as arguments
 from fastconv import initializers, nn
 from fastconv._kernels import norm as _norm
 from fastconv.layers.base import Layer, Result
-
-# What BatchNormalization.line is made of; the last is the convolution's, which may have none.
-_IN_LINE = ("gamma", "moving_mean", "moving_variance", "beta", "bias")
 
 
 class LocalResponseNormalization(Layer):
@@ -35,10 +30,9 @@ class LocalResponseNormalization(Layer):
     ) -> None:
         super().__init__(name)
         self.depth_radius = arguments.whole("depth_radius", depth_radius, 0)
-        for key, value in (("bias", bias), ("alpha", alpha), ("beta", beta)):
-            if not math.isfinite(value):
-                raise ValueError(f"{key} must be a finite number, not {value!r}")
-        self.bias, self.alpha, self.beta = float(bias), float(alpha), float(beta)
+        self.bias = arguments.number("bias", bias)
+        self.alpha = arguments.number("alpha", alpha)
+        self.beta = arguments.number("beta", beta)
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
         how = (self.depth_radius, self.bias, self.alpha, self.beta)
@@ -65,11 +59,8 @@ class BatchNormalization(Layer):
 
     def __init__(self, momentum: float = 0.99, epsilon: float = 0.001, *, name: str | None = None) -> None:
         super().__init__(name)
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must lie in [0, 1], not {momentum!r}")
-        if not 0 < epsilon < math.inf:
-            raise ValueError(f"epsilon must be a finite number above 0, not {epsilon!r}")
-        self.momentum, self.epsilon = float(momentum), float(epsilon)
+        self.momentum = arguments.number("momentum", momentum, 0, 1)
+        self.epsilon = arguments.number("epsilon", epsilon, 0, ends="()")
         self.frozen = False
 
     def build(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -127,20 +118,14 @@ class BatchNormalization(Layer):
     def line(self, before: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """gain and offset [C]: without training the layer on x + before (or None) is x * gain + offset."""
         weights = self.owned_weights()
-        arrays = [weights[key] for key in _IN_LINE[:-1]]
+        given = {key: (weights[key], 1) for key in ("gamma", "moving_mean", "moving_variance", "beta")}
         if before is not None:
-            arrays.append(before)
-        for key, a in zip(_IN_LINE, arrays, strict=False):
-            arguments.same_shape(key, a, arrays[0].shape, "that of gamma")
-        try:
-            return self._fold(*arrays)
-        except (TypeError, ValueError):  # somebody has put in arrays of another dtype, or parts of others
-            given = zip(_IN_LINE, arrays, strict=False)
-            return self._fold(*arguments.arrays(**{key: (a, 1) for key, a in given}))
-
-    def _fold(self, gamma: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        gain, offset = np.empty_like(gamma), np.empty_like(gamma)
-        _norm.line(gain, offset, self.epsilon, gamma, *others)
+            given["bias"] = before, 1
+        arrays = arguments.arrays(**given)
+        gain, offset = np.empty_like(arrays[0]), np.empty_like(arrays[0])
+        for key, a in zip(given, arrays, strict=True):
+            arguments.same_shape(key, a, gain.shape, "that of gamma")
+        _norm.line(gain, offset, self.epsilon, *arrays)
         return gain, offset
 
     def _move(self, mean: np.ndarray, variance: np.ndarray) -> None:

@@ -30,6 +30,8 @@ def activation_name(activation: Any) -> str:
 class Activation(Layer):
     """relu, sigmoid or tanh of each number, of any shape; by its name, or nn's function of that name."""
 
+    chained_by = ("activation",)
+
     def __init__(self, activation: str | Callable[..., np.ndarray], *, name: str | None = None) -> None:
         super().__init__(name)
         self.activation = activation_name(activation)
@@ -59,9 +61,7 @@ class Dropout(Layer):
 
     def __init__(self, rate: float, *, name: str | None = None) -> None:
         super().__init__(name)
-        if not 0 <= rate < 1:
-            raise ValueError(f"rate must lie in [0, 1), not {rate!r}")
-        self.rate = float(rate)
+        self.rate = arguments.rate("rate", rate)
 
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
         if not training:

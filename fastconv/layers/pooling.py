@@ -41,6 +41,8 @@ class MaxPooling2D(_Pooling2D):
     pool_size, strides: int or (height, width); strides None means pool_size. padding as for Conv2D.
     """
 
+    chained_by = ("pool_size", "strides", "padding")
+
     def __call__(self, x: np.ndarray, training: bool = False) -> Result:
         how = (self.pool_size, self.strides, self.padding)
         if training and math.prod(self.pool_size) <= pool.MOST_TAPS:

@@ -30,7 +30,7 @@ def image_figure(image: Any, *, title: str = "") -> Figure:
     [H, W, 3]: red, green and blue, in 0..255 if they are uint8, else in 0..1.
     ImportError without matplotlib; ValueError for another shape.
     """
-    pixels = _pixels(image)
+    pixels = as_pixels(image)
     height, width = pixels.shape[:2]
     figure = _figure(4.6, 0.8 + 3.4 * min(max(height / width, 0.3), 2))
     axes = figure.subplots()
@@ -97,7 +97,7 @@ def activation_maps_figure(maps: Any, *, title: str = "") -> Figure:
     return _grid(pictures, names, headline, "activation", signed=bool((shown < 0).any()))
 
 
-def _pixels(image: Any) -> np.ndarray:
+def as_pixels(image: Any) -> np.ndarray:
     """[H, W] or [H, W, 3]; ValueError for what is no image."""
     pixels = arguments.as_array("image", image)
     if pixels.dtype.kind not in "biuf":

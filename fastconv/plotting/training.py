@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastconv.losses import class_ids
+from fastconv.plotting.images import as_pixels
 from fastconv.training import History
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def training_figure(
 ) -> Figure:
     """How a training went and what came out: loss, accuracy, confusion matrix, misclassified images.
 
-    history: what `fit` returned; its val_ lists may be empty. images: the test set, [N, H, H], [N, H, H, 1]
+    history: what `fit` returned; its val_ lists may be empty. images: the test set, [N, H, W], [N, H, W, 1]
     or [N, H*H]. labels: [N] integers or [N, K] one-hot. predictions: [N] integers below K. held_out: what
     validation_data was, for the legend. ImportError without matplotlib; ValueError if the sizes disagree.
     """
@@ -40,6 +40,8 @@ def training_figure(
     if not len(images) == len(labels) == len(predictions):
         sizes = f"{len(images)}, {len(labels)} and {len(predictions)}"
         raise ValueError(f"images, labels and predictions must be equally many, not {sizes}")
+    if not len(images):
+        raise ValueError(f"images must hold at least one, not shape {images.shape}")
     wrong = np.flatnonzero(labels != predictions)
     figure = Figure(figsize=(12, 9.5), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))  # inches
     figure.suptitle(_headline(title, len(labels), len(wrong)), fontsize=15)
@@ -117,10 +119,9 @@ def _draw_mistakes(
     shown = wrong[:MISTAKES]
     which = f"the first {len(shown)} of {len(wrong)}" if len(shown) < len(wrong) else f"all {len(wrong)}"
     panel.suptitle(f"misclassified ({which}): label \N{RIGHTWARDS ARROW} prediction", fontsize=11)
-    side = math.isqrt(images[0].size)
     grid = panel.subplots(2, MISTAKES // 2).ravel()
     for axes in grid:
         axes.axis("off")
     for axes, i in zip(grid, shown, strict=False):
-        axes.imshow(images[i].reshape(side, side), cmap="gray_r")
+        axes.imshow(as_pixels(images[i]), cmap="gray_r")
         axes.set_title(f"{labels[i]} \N{RIGHTWARDS ARROW} {predictions[i]}", fontsize=11, color=_WRONG, pad=3)
