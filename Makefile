@@ -20,7 +20,8 @@ lint:            ## ruff and cython-lint
 	ruff check . && ruff format --check . && cython-lint fastconv/_kernels
 
 asm:             ## the assembly of the widest tile, for a look at its inner loop
-	$(CC) -O3 -std=gnu11 -ffp-contract=fast -fno-math-errno -fno-trapping-math -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma \
+	mkdir -p build
+	$(CC) -O3 -std=gnu11 -ffp-contract=fast -fno-math-errno -fno-trapping-math -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprfchw \
 	    -mprefer-vector-width=512 -DFC_ISA=avx512 -S -o build/kernels.s src_c/kernels.c
 	awk '/^fc_tile_6x4_f32_avx512:/ { on = 1 } on { print } on && /\.cfi_endproc/ { exit }' build/kernels.s
 

@@ -13,6 +13,7 @@ they fit each other, and `data_format` ("NHWC") and `num_threads` are accepted a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -109,7 +110,7 @@ def conv2d_backprop_filter(
         grads = [conv2d_backprop_filter(x_g, part, dy_g, *how) for x_g, dy_g in parts]
         return np.concatenate(grads, axis=3, out=out)
     rows, cols = _axes(x.shape, sizes[:2], strides, padding, dilations)
-    dw = None if out is None else out.reshape(-1, sizes[3])
+    dw = None if out is None else _as_matrix(out)
     return np.matmul(_im2col(x, rows, cols).T, _as_matrix(dy), out=dw).reshape(sizes)
 
 
@@ -635,7 +636,7 @@ def _philox4x32(counter, key):
 def softmax(logits: ArrayLike, *, num_threads: int | None = None) -> NDArray:
     """z [..., K] -> exp(z) / sum(exp(z)) over the last axis; z may be large."""
     (z,) = _as_floats(logits)
-    e = np.exp(z - z.max(axis=-1, keepdims=True))
+    e = np.exp(z - z.max(axis=-1, keepdims=True, initial=-np.inf))
     return e / e.sum(axis=-1, keepdims=True)
 
 
@@ -647,8 +648,9 @@ def softmax_cross_entropy_with_logits(
     The logarithm is taken of a sum of at least 1. A class whose label is 0 adds 0 even if its log is -inf.
     """
     p, z = _as_floats(labels, logits)
-    z = z - z.max(axis=-1, keepdims=True)
-    minus_log = np.log(np.exp(z).sum(axis=-1, keepdims=True)) - z
+    z = z - z.max(axis=-1, keepdims=True, initial=-np.inf)
+    with np.errstate(divide="ignore"):  # of no classes the sum is 0
+        minus_log = np.log(np.exp(z).sum(axis=-1, keepdims=True)) - z
     return (p * np.where(p != 0, minus_log, 0)).sum(axis=-1)
 
 
@@ -672,7 +674,7 @@ def _axes(image_shape, ksize, strides, padding, dilations=1):
 
 def _as_matrix(a):
     """[..., K] -> [M, K], a view."""
-    return a.reshape(-1, a.shape[-1])
+    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])  # (-1 may be anything where K is 0)
 
 
 def _pad(x, rows, cols, value=0):
@@ -705,4 +707,4 @@ def _im2col(x, rows, cols):
     windows = sliding_window_view(_pad(x, rows, cols), reach, axis=(1, 2))
     windows = windows[:, :: rows.stride, :: cols.stride, :, :: rows.dilation, :: cols.dilation]
     windows = windows.transpose(0, 1, 2, 4, 5, 3)  # [N,OH,OW,KH,KW,C]
-    return windows.reshape(-1, rows.kernel * cols.kernel * x.shape[3])
+    return windows.reshape(math.prod(windows.shape[:3]), math.prod(windows.shape[3:]))

@@ -379,23 +379,29 @@ def test_no_channels_or_no_filters_leave_zeros_or_nothing(algorithm):
     x, w = normal((2, 9, 9, 8), np.float32), normal((3, 3, 8, 8), np.float32)
     nn.conv2d(x, w, 1, "SAME", algorithm="winograd")  # leaves its scratch memory behind
     with fastconv.algorithm(algorithm):
-        check_no_channels_or_no_filters()
+        check_no_channels_or_no_filters(nn)
 
 
-def check_no_channels_or_no_filters():
+def test_no_channels_or_no_filters_of_the_twins():
+    check_no_channels_or_no_filters(ref)
+    assert ref.softmax(np.ones((2, 0))).shape == (2, 0)
+    assert ref.softmax_cross_entropy_with_logits(np.ones((2, 0)), np.ones((2, 0))).tolist() == [0, 0]
+
+
+def check_no_channels_or_no_filters(ops):
     whole = (2, 3, 3, 3)  # an image of the filter's size
     nothing = np.zeros((2, 1, 1, 0), np.float32)
-    assert not nn.conv2d_backprop_input(whole, np.ones((3, 3, 3, 0), np.float32), nothing, 1, "VALID").any()
-    assert not nn.conv2d(np.ones((2, 3, 3, 0)), np.ones((3, 3, 0, 4)), 1, "VALID").any()
+    assert not ops.conv2d_backprop_input(whole, np.ones((3, 3, 3, 0), np.float32), nothing, 1, "VALID").any()
+    assert not ops.conv2d(np.ones((2, 3, 3, 0)), np.ones((3, 3, 0, 4)), 1, "VALID").any()
     x, w = normal((1, 5, 5, 3), np.float32), normal((3, 3, 3, 4), np.float32)
     bias = np.array([1, -2, 3, 0], np.float32)
-    y = nn.conv2d(x[..., :0], w[:, :, :0], 1, "SAME", bias=bias, activation="relu")
+    y = ops.conv2d(x[..., :0], w[:, :, :0], 1, "SAME", bias=bias, activation="relu")
     np.testing.assert_array_equal(y, np.broadcast_to([1, 0, 3, 0], (1, 5, 5, 4)))
-    assert nn.conv2d(x, w[..., :0], 1, "SAME").shape == (1, 5, 5, 0)
+    assert ops.conv2d(x, w[..., :0], 1, "SAME").shape == (1, 5, 5, 0)
     nothing = np.zeros((1, 5, 5, 0), np.float32)
-    assert not nn.conv2d_backprop_input(x.shape, w[..., :0], nothing, 1, "SAME").any()
-    assert nn.conv2d_backprop_filter(x, (3, 3, 3, 0), nothing, 1, "SAME").shape == (3, 3, 3, 0)
-    np.testing.assert_array_equal(nn.dense(np.ones((2, 0)), np.ones((0, 3)), [1, 2, 3]), [[1, 2, 3]] * 2)
+    assert not ops.conv2d_backprop_input(x.shape, w[..., :0], nothing, 1, "SAME").any()
+    assert ops.conv2d_backprop_filter(x, (3, 3, 3, 0), nothing, 1, "SAME").shape == (3, 3, 3, 0)
+    np.testing.assert_array_equal(ops.dense(np.ones((2, 0)), np.ones((0, 3)), [1, 2, 3]), [[1, 2, 3]] * 2)
 
 
 def test_the_three_passes_share_a_plan_and_an_error_names_its_own_arguments():
