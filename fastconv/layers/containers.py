@@ -333,8 +333,10 @@ class Sequential(Container):
         expected = [view.shape for view in self.weights.values()]
         if shapes != expected:
             raise ValueError(f"weights must have the shapes {expected}, not {shapes}")
-        # Copies, for some of them may be views of the model's.
-        arrays = [np.array(self._cast(f"weights[{i}]", array)) for i, array in enumerate(weights)]
+        arrays = [self._cast(f"weights[{i}]", array) for i, array in enumerate(weights)]
+        own = self.parameters, self.statistics
+        if any(np.may_share_memory(array, flat) for array in arrays for flat in own):
+            arrays = [array.copy() for array in arrays]
         for view, array in zip(self.weights.values(), arrays, strict=True):
             view[...] = array
 
