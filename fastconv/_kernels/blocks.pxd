@@ -7,7 +7,7 @@ from libc.string cimport memcpy, memset
 from fastconv._kernels.kernels cimport fc_index, fc_kernels
 
 cdef enum:
-    AXIS_NUMBERS = 7
+    AXIS_NUMBERS = 7  # of a Sweep's table, before its taps
 
 
 cdef struct Axis:                     # fastconv.geometry.Sweep
