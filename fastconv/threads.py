@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import operator
 import os
 from collections.abc import Iterator
 from contextvars import ContextVar
 
+from fastconv import _arguments as arguments
 from fastconv._kernels import dispatch
 
 # Multiply-adds that are worth a thread: about 20 microseconds of one core, some times the cost of waking
@@ -48,13 +48,13 @@ def get_num_threads() -> int:
 def set_num_threads(n: int | None) -> None:
     """Set the number of threads for the whole process; None goes back to the environment and the machine."""
     global _process
-    _process = None if n is None else _check("n", n)
+    _process = None if n is None else arguments.whole("n", n, 1)
 
 
 @contextlib.contextmanager
 def num_threads(n: int) -> Iterator[None]:
     """Use n threads inside a `with` block, in this Python thread (or asyncio task) only."""
-    token = _context.set(_check("n", n))
+    token = _context.set(arguments.whole("n", n, 1))
     try:
         yield
     finally:
@@ -63,7 +63,7 @@ def num_threads(n: int) -> Iterator[None]:
 
 def resolve(argument: int | None, work: int) -> int:
     """The number of threads for `work` multiply-adds, given the call's num_threads argument (or None)."""
-    n = _check("num_threads", argument) if argument is not None else _wanted()[0]
+    n = arguments.whole("num_threads", argument, 1) if argument is not None else _wanted()[0]
     if n == 1 or work < 2 * GRAIN or os.getpid() != _home or not dispatch.OPENMP_VERSION:
         return 1
     return min(n, work // GRAIN, MOST_THREADS)
@@ -141,13 +141,3 @@ def _read(path: str) -> str:
     with contextlib.suppress(OSError), open(path) as file:
         return file.read().strip()
     return ""
-
-
-def _check(name: str, n: int) -> int:
-    try:
-        count = operator.index(n)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, not {n!r}") from None
-    if count < 1:
-        raise ValueError(f"{name} must be at least 1, not {count}")
-    return count

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import operator
 import os
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastconv import _arguments as arguments
 from fastconv.datasets import _idx
 
 __all__ = ["DataNotFound", "DataSet", "DataSets", "cache_dir", "load_sample", "read_data_sets"]
@@ -66,7 +66,7 @@ class DataSet:
         self.images = images
         self.labels = labels
         self.epochs_completed = 0
-        self._bits = np.random.PCG64(_index("seed", seed))
+        self._bits = np.random.PCG64(arguments.whole("seed", seed, 0))
         self._order = np.arange(len(images))
         self._start = 0
 
@@ -83,7 +83,7 @@ class DataSet:
         epoch that starts gets an order of its own; without, it keeps the last one. `images` and `labels` stay
         as they are. ValueError for a batch_size below 1 or above num_examples.
         """
-        batch_size = _index("batch_size", batch_size)
+        batch_size = arguments.whole("batch_size", batch_size, 0)
         if not 1 <= batch_size <= self.num_examples:
             raise ValueError(f"batch_size={batch_size} is not in 1..num_examples, {self.num_examples} here")
         if shuffle and self._start == 0 and self.epochs_completed == 0:
@@ -126,7 +126,10 @@ def read_data_sets(
     Raises DataNotFound, an OSError, where there is nothing to read, and ValueError, with the file's name, for
     one that is truncated, corrupt or no IDX file.
     """
-    seed, validation_size = _index("seed", seed), _index("validation_size", validation_size)
+    seed, validation_size = (
+        arguments.whole("seed", seed, 0),
+        arguments.whole("validation_size", validation_size, 0),
+    )
     files = _search() if data_dir is None else _read_folder("data_dir", data_dir)
     if files is None:
         raise DataNotFound(f"data_dir={os.fspath(data_dir)!r} holds none of the data set's files. {_ADVICE}")
@@ -154,7 +157,7 @@ def load_sample(one_hot: bool = True, seed: int = 0) -> DataSets:
     paths = [_SAMPLE / f"mnist-sample-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
     images, labels = _idx.parse_pair(*map(_read, paths))
     # A stream of its own, so that the split has nothing to do with the batches' order.
-    bits = np.random.PCG64([_index("seed", seed), 1])
+    bits = np.random.PCG64([arguments.whole("seed", seed, 0), 1])
     order = _permutation(bits, len(labels))
     is_test = np.zeros(len(labels), bool)
     for digit in range(10):
@@ -173,17 +176,6 @@ def cache_dir() -> Path:
     if sys.platform == "darwin":
         return Path(home, "Library", "Caches", "fastconv")
     return Path(os.environ.get("XDG_CACHE_HOME") or Path(home, ".cache"), "fastconv")
-
-
-def _index(name: str, value: int) -> int:
-    """`value` as a Python int, not negative; the error names the argument."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, not {value!r}") from None
-    if number < 0:
-        raise ValueError(f"{name}={number} is negative")
-    return number
 
 
 def _permutation(bits: np.random.PCG64, n: int) -> np.ndarray:
