@@ -111,10 +111,10 @@ def test_the_labels_tell_the_number_of_classes(tmp_path):
     ("arguments", "error", "message"),
     [
         ({"validation_size": 51}, ValueError, "validation_size=51.* 50"),
-        ({"validation_size": -1}, ValueError, "validation_size=-1"),
+        ({"validation_size": -1}, ValueError, "validation_size must be at least 0, not -1"),
         ({"validation_size": 0.1}, TypeError, "validation_size.*0.1"),
         ({"seed": "x"}, TypeError, "seed.*'x'"),
-        ({"seed": -3}, ValueError, "seed=-3"),
+        ({"seed": -3}, ValueError, "seed must be at least 0, not -3"),
         ({"data_dir": 3}, TypeError, "data_dir.*3"),
     ],
 )
@@ -550,7 +550,7 @@ def test_the_samples_seed():
     assert again.train.labels.dtype == np.int64
     # A literal: the split may not change with NumPy's version.
     assert first.test.labels[:10].argmax(1).tolist() == [6, 5, 7, 5, 6, 1, 1, 3, 9, 6]
-    with pytest.raises(ValueError, match="seed=-1"):
+    with pytest.raises(ValueError, match="seed must be at least 0, not -1"):
         mnist.load_sample(seed=-1)
 
 

@@ -126,10 +126,8 @@ def read_data_sets(
     Raises DataNotFound, an OSError, where there is nothing to read, and ValueError, with the file's name, for
     one that is truncated, corrupt or no IDX file.
     """
-    seed, validation_size = (
-        arguments.whole("seed", seed, 0),
-        arguments.whole("validation_size", validation_size, 0),
-    )
+    seed = arguments.whole("seed", seed, 0)
+    validation_size = arguments.whole("validation_size", validation_size, 0)
     files = _search() if data_dir is None else _read_folder("data_dir", data_dir)
     if files is None:
         raise DataNotFound(f"data_dir={os.fspath(data_dir)!r} holds none of the data set's files. {_ADVICE}")
