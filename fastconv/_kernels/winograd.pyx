@@ -5,8 +5,8 @@
                       (large filters, few tiles: V, for U then comes in phase 2, part by part where it is needed)
         phase 2       for each block of tiles, shared out among the threads:
                         V = B^T x B                           [tile][36][C]
-                        for each panel: S = V U, one product a point   [36][tile][width]
-                                       y = A^T S A, * gain, + bias, + side, relu
+                        for each few panels: S = V U, one product a point and panel   [36][tile][their width]
+                                             y = A^T S A, * gain, + bias, + side, relu
 
     filter_gradient
         phase 1       for each (chunk of blocks, group of panels, part of the channels), shared out:
@@ -63,7 +63,10 @@ cdef fc_index GRADIENT_TILES = 36
 # threads' speeds.  Where a block makes several tasks, each transforms the block's source anew: two threads took 5 to 8% longer
 # for 16 tasks, and 40% for the 32 of 7x7 images with 512 channels (Zen 3).
 cdef fc_index TASKS = 2
-# Panels of a filter gradient are taken together until their row of S or W is so long: each group transforms the source anew.
+# Panels are taken together until their row of S (of a filter gradient: and W) is so long.  A convolution multiplies a point's V
+# with all of them before the next point's: panel by panel V would come from the second-level cache, or the third, as often, and
+# results would be written by short pieces (AVX2, whose panels take 64 bytes: 6% slower).  A gradient transforms the source anew
+# for each group.
 cdef fc_index GROUP_BYTES = 256
 # A filter gradient's S for one task and one pass: of the same cache, or little more, for the wider S is, the fewer tasks
 # transform the same pixels.  (Zen 3, 512 KB of it: 320K is 3 to 10% slower.)  Where S of all channels takes more than half of
@@ -136,10 +139,11 @@ cdef struct Job:
     const char *filters               # HWI[filter_k], of which one group; so is a gradient
     fc_index filter_k
     char *transformed                 # U
-    fc_index v_bytes, s_bytes         # V of a block, S of one panel of it
+    fc_index v_bytes, s_bytes         # of a block: V, and S of the panels abreast
     fc_index whole_k                  # k in whole vectors
     fc_index plane_u, patch_bytes     # patch_bytes: filter_gradient
     fc_index together, filter_rows    # panels whose filters are read together, channels that are transformed as one task
+    fc_index abreast, s_width         # panels whose S is computed together, their row of it
     bint own_u                        # of the only block: tasks share V, and each transforms its own panel's filters
     const char *gain
     const char *bias
@@ -216,6 +220,10 @@ cdef inline fc_index last_with(const Job *job, const Tiles *tiles, fc_index poin
     return tiles.start[3 if point // job.tu.points >= job.tv.last_points else 4]
 
 
+cdef inline fc_index panels_of_group(const Job *job) noexcept nogil:
+    return max(1, GROUP_BYTES // (job.width * job.size))
+
+
 cdef int plan(Job *job, fc_index size, fc_index k, bytes vertical, bytes horizontal) except -1:
     job.fc, job.size, job.c, job.k = kernels_for(size), size, job.x.c, k
     job.v, job.u = read_axis(vertical), read_axis(horizontal)
@@ -245,12 +253,14 @@ cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
     job.together, job.filter_rows = max(1, ROW_BYTES // (job.width * job.size)), FILTER_ROWS
     if job.transposed:
         job.together, job.filter_rows = 1, ROW_BYTES // job.size
+    job.abreast = job.together if job.own_u else panels_of_group(job)
+    job.s_width = job.abreast * job.width
 
 
 cdef void plan_gradient(Job *job) noexcept nogil:
     """A task's S stays in the cache beside V and W: a few panels and so many channels."""
     cdef fc_index sum_bytes, dw_bytes = job.tv.taps * job.tu.taps * job.c * job.k * job.size
-    job.groups = ceil_div(job.panels.count, max(1, GROUP_BYTES // (job.width * job.size)))
+    job.groups = ceil_div(job.panels.count, panels_of_group(job))
     job.group_k = ceil_div(job.panels.count, job.groups) * job.width
     sum_bytes = job.points * job.group_k * job.size
     job.passes = 2 if job.points == MOST_POINTS and 2 * job.c * sum_bytes > SUM_BYTES else 1
@@ -278,7 +288,7 @@ cdef int fill_tables(Job *job) except -1:
     job.dw_row = job.count + max(job.c, job.k)
     for i in range(job.block):
         job.row[i] = i * job.row_v
-        job.place[i] = i * job.width
+        job.place[i] = i * job.s_width
     for i in range(max(job.c, job.k)):
         job.count[i] = i
         job.dw_row[i] = i * job.group_k
@@ -398,26 +408,31 @@ cdef void finish_tile(const Job *job, const Tile *tile, const char *s, fc_index 
                         patch, m * n, n, min(height, 2 * job.yh - tile.top), min(width, 2 * job.yw - tile.left), n)
 
 
-cdef void multiply(const Job *job, const Tiles *tiles, char *s, const char *v, const char *u, fc_index width, fc_index first_c,
-                   fc_index last_c) noexcept nogil:
-    """S (+)= V U of one block, one panel and some channels, whose rows of U lie at u; point by point."""
-    cdef fc_index plane_s = plane_size(job, job.block, job.width), p, run, c, first, count
+cdef void multiply(const Job *job, const Tiles *tiles, char *s, const char *v, const char *u, fc_index panel0, fc_index panel1,
+                   fc_index first_c, fc_index last_c) noexcept nogil:
+    """S (+)= V U of one block, some panels and some channels, whose rows of U lie at u; point by point."""
+    cdef fc_index plane_s = plane_size(job, job.block, job.s_width), start = panel_start(&job.panels, panel0)
+    cdef fc_index p, first, count, panel, at, width, run, c
     for p in range(job.points):
         first = first_with(job, tiles, p)
         count = last_with(job, tiles, p) - first
-        for run in range(ceil_div(last_c - first_c, CHANNEL_RUN)):
-            c = first_c + run * CHANNEL_RUN
-            job.fc.gemm(s + (p * plane_s + first * job.width) * job.size, job.place,
-                        v + (p * job.plane_v + first * job.row_v) * job.size, job.row, count, job.count + c,
-                        min(CHANNEL_RUN, last_c - c), u + (p * job.plane_u + (c - first_c) * width) * job.size, width,
-                        width // job.fc.vl, width, NULL, NULL, NULL, FC_ACCUMULATE if c > 0 else 0)
+        for panel in range(panel0, panel1):
+            at = panel_start(&job.panels, panel) - start
+            width = panel_start(&job.panels, panel + 1) - start - at
+            for run in range(ceil_div(last_c - first_c, CHANNEL_RUN)):
+                c = first_c + run * CHANNEL_RUN
+                job.fc.gemm(s + (p * plane_s + first * job.s_width + at) * job.size, job.place,
+                            v + (p * job.plane_v + first * job.row_v) * job.size, job.row, count, job.count + c,
+                            min(CHANNEL_RUN, last_c - c), u + (p * job.plane_u + at * job.c + (c - first_c) * width) * job.size,
+                            width, width // job.fc.vl, width, NULL, NULL, NULL, FC_ACCUMULATE if c > 0 else 0)
 
 
-cdef void finish_panel(const Job *job, const Tiles *tiles, const char *s, fc_index panel, char *patch) noexcept nogil:
-    cdef fc_index plane_s = plane_size(job, job.block, job.width), first = panel_start(&job.panels, panel), t
-    cdef fc_index n = panel_channels(&job.panels, first, panel_start(&job.panels, panel + 1))
+cdef void finish_panels(const Job *job, const Tiles *tiles, const char *s, fc_index panel0, fc_index panel1,
+                        char *patch) noexcept nogil:
+    cdef fc_index plane_s = plane_size(job, job.block, job.s_width), first = panel_start(&job.panels, panel0), t
+    cdef fc_index n = panel_channels(&job.panels, first, panel_start(&job.panels, panel1))
     for t in range(tiles.count):
-        finish_tile(job, &tiles.tile[t], s + tiles.place[t] * job.width * job.size, plane_s, first, n, patch)
+        finish_tile(job, &tiles.tile[t], s + tiles.place[t] * job.s_width * job.size, plane_s, first, n, patch)
 
 
 cdef void transform_tile(const Job *job, const Tiles *tiles, fc_index t, char *v, char *patch) noexcept nogil:
@@ -425,7 +440,8 @@ cdef void transform_tile(const Job *job, const Tiles *tiles, fc_index t, char *v
 
 
 cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept nogil:
-    cdef fc_index group = task % job.groups, panel, first, t
+    cdef fc_index group = task % job.groups, panel0 = group * job.panels.count // job.groups, panel1, t
+    cdef fc_index last = (group + 1) * job.panels.count // job.groups
     cdef char *v = buffer
     cdef char *s = v + job.v_bytes
     cdef char *patch = s + job.s_bytes
@@ -433,20 +449,21 @@ cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept 
     find_tiles(job, task // job.groups, &tiles)
     for t in range(tiles.count):
         transform_tile(job, &tiles, t, v, patch)
-    for panel in range(group * job.panels.count // job.groups, (group + 1) * job.panels.count // job.groups):
-        first = panel_start(&job.panels, panel)
-        multiply(job, &tiles, s, v, job.transformed + job.c * first * job.size, panel_start(&job.panels, panel + 1) - first, 0,
+    while panel0 < last:
+        panel1 = min(panel0 + job.abreast, last)
+        multiply(job, &tiles, s, v, job.transformed + job.c * panel_start(&job.panels, panel0) * job.size, panel0, panel1, 0,
                  job.c)
-        finish_panel(job, &tiles, s, panel, patch)
+        finish_panels(job, &tiles, s, panel0, panel1, patch)
+        panel0 = panel1
 
 
 cdef void correlate_own(const Job *job, const Tiles *tiles, fc_index group, const char *v, char *buffer) noexcept nogil:
     """One group of panels of the only block, whose V is there; their filters are transformed into the task's own U, a run of one
     panel at a time."""
     cdef fc_index panel0 = group * job.panels.count // job.groups, last = (group + 1) * job.panels.count // job.groups
-    cdef fc_index panel, panel1, run, c, rows
+    cdef fc_index panel, panel1, run, c, rows, at
     cdef char *s = buffer
-    cdef char *u = s + job.together * job.s_bytes
+    cdef char *u = s + job.s_bytes
     cdef char *patch = u + job.points * job.plane_u * job.size
     while panel0 < last:
         panel1 = min(panel0 + job.together, last)
@@ -455,11 +472,10 @@ cdef void correlate_own(const Job *job, const Tiles *tiles, fc_index group, cons
             rows = min(CHANNEL_RUN, job.c - c)
             read_filters(job, panel0, panel1, c, rows, patch)
             for panel in range(panel0, panel1):
+                at = panel_start(&job.panels, panel) - panel_start(&job.panels, panel0)
                 transform_filters(job, panel, patch + (panel - panel0) * read_size(job, rows) * job.size, rows, u)
-                multiply(job, tiles, s + (panel - panel0) * job.s_bytes, v, u,
-                         panel_start(&job.panels, panel + 1) - panel_start(&job.panels, panel), c, c + rows)
-        for panel in range(panel0, panel1):
-            finish_panel(job, tiles, s + (panel - panel0) * job.s_bytes, panel, patch)
+                multiply(job, tiles, s + at * job.size, v, u, panel, panel + 1, c, c + rows)
+        finish_panels(job, tiles, s, panel0, panel1, patch)
         panel0 = panel1
 
 
@@ -475,11 +491,11 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     job.plane_u = plane_size(job, CHANNEL_RUN, job.width) if job.own_u else plane_size(job, job.c, job.whole_k)
     u_bytes = whole_lines(job.points * job.plane_u * job.size)
     job.v_bytes = whole_lines(job.block * job.row_v * job.size)
-    job.s_bytes = whole_lines(job.points * plane_size(job, job.block, job.width) * job.size)
+    job.s_bytes = whole_lines(job.points * plane_size(job, job.block, job.s_width) * job.size)
     filters = job.together * read_size(job, min(job.c, CHANNEL_RUN if job.own_u else job.filter_rows))
-    thread_bytes = whole_lines(max(filters, job.points * max(job.c, job.width)) * job.size)
+    thread_bytes = whole_lines(max(filters, job.points * max(job.c, job.s_width)) * job.size)
     if job.own_u:
-        thread_bytes += job.together * job.s_bytes + u_bytes
+        thread_bytes += job.s_bytes + u_bytes
         shared_bytes = job.v_bytes
     else:
         thread_bytes += job.s_bytes + job.v_bytes
