@@ -12,6 +12,8 @@ with what the gradient needs to remember, and that gradient. fastconv remembers 
 index of eight bytes, TensorFlow nothing but x and y; and fastconv's layer stands in a model, whose memory is
 used again.
 
+The section `scaling` is fastconv's alone: its networks on one thread and on all, in turn.
+
 The frameworks compute with oneDNN wherever they can. `--without-onednn` adds each of them once more without
 it (NNPACK or im2col and MKL; Eigen), which wins some rows: with a few input channels, or large filters.
 """
@@ -39,7 +41,7 @@ ROUNDS = 7
 
 CONVOLUTION_OPS = ("conv2d", "conv2d_backprop_input", "conv2d_backprop_filter")
 POOL_OPS = ("max_pool2d", "max_pool_grad", "max_pool training", "max_pool training gradient")
-SECTIONS = ("convolutions", "pools", "steps", "memory")
+SECTIONS = ("convolutions", "pools", "steps", "scaling", "memory")
 
 # How far results may be apart, as a share of their norm: by float32's rounding; in the logits after one step
 # of training, in which Adam takes but the sign of a gradient, however small; and where each framework drops
@@ -173,12 +175,12 @@ def _digests(worker: Worker, task: Task) -> list[tuple[str, dict[str, Any]]]:
     return [(f"{worker.name} {variant}", digest) for variant, digest in answer.items()]
 
 
-def measure(opponents: list[Opponent], rounds: int) -> dict[str, float]:
+def measure(opponents: list[Opponent], rounds: int) -> list[float]:
     """The best seconds of each, in turn."""
     slowest = max(opponent.seconds(calls=1) for opponent in opponents)
     calls = timing.calls_in_turn(slowest)
     turns = [[opponent.seconds(calls) for opponent in opponents] for _ in range(rounds)]
-    return {opponent.name: min(turn[i] for turn in turns) for i, opponent in enumerate(opponents)}
+    return [min(times) for times in zip(*turns, strict=True)]
 
 
 def memory(opponents: list[Opponent], task: Task) -> dict[str, int]:
@@ -191,6 +193,19 @@ def _peak(opponent: Opponent, task: Task) -> int:
     peak = fresh.ask(memory=task.case, variant=opponent.variant)["bytes"]
     fresh.close()
     return peak
+
+
+def scaling(tasks: list[Task], threads: int, rounds: int) -> list[tuple[str, str, list[float]]]:
+    """The best seconds of fastconv's steps on one thread and on all, in turn."""
+    workers = [Worker(sys.executable, report.OURS, number) for number in (1, threads)]
+    opponents = [Opponent(worker, variant) for worker in workers for variant in worker.variants]
+    rows = []
+    for task in tasks:
+        prepare(workers, task)
+        rows.append((task.op, str(task.layer), measure(opponents, rounds)))
+    for worker in workers:
+        worker.close()
+    return rows
 
 
 def facts(options: argparse.Namespace, workers: list[Worker], chosen: list[Task]) -> Iterator[str]:
@@ -207,8 +222,9 @@ def main() -> None:
     options = _options()
     chosen = [task for task in tasks(options.sections, options.dtype) if options.only in str(task.layer)]
     remembered = [task for task in network_tasks(options.dtype) if options.only in str(task.layer)]
+    scaled = remembered if "scaling" in options.sections and options.threads > 1 else []
     remembered = remembered if "memory" in options.sections else []
-    if not chosen and not remembered:
+    if not (chosen or scaled or remembered):
         raise SystemExit(f"nothing to measure: no layer's name contains {options.only!r}")
     machine = report.machine(options.dtype)
     workers = [Worker(python, name, options.threads) for name, python in _pythons(options).items()]
@@ -216,8 +232,10 @@ def main() -> None:
     rows = []
     for task in chosen:
         prepare(workers, task)
-        rows.append(task.row(measure(opponents, options.rounds)))
+        names = [opponent.name for opponent in opponents]
+        rows.append(task.row(dict(zip(names, measure(opponents, options.rounds), strict=True))))
         print(".", end="", file=sys.stderr, flush=True)
+    scales = scaling(scaled, options.threads, options.rounds)
     peaks = [(task.op, str(task.layer), memory(opponents, task)) for task in remembered]
     print(file=sys.stderr)
 
@@ -226,6 +244,8 @@ def main() -> None:
     if rows:
         print("", *report.table(rows, options.markdown), sep="\n")
         print("", *report.kind_means(rows, options.markdown), sep="\n")
+    if scales:
+        print("", *report.scaling_table(scales, options.threads, options.markdown), sep="\n")
     if peaks:
         print("", *report.memory_table(peaks, options.markdown), sep="\n")
 
@@ -248,7 +268,9 @@ def _options() -> argparse.Namespace:
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"--sections must be some of {', '.join(SECTIONS)}, not {', '.join(sorted(unknown))}")
     if options.dtype == "float64":
-        options.sections = [section for section in options.sections if section not in ("steps", "memory")]
+        options.sections = [
+            section for section in options.sections if section not in ("steps", "scaling", "memory")
+        ]
         print("fastconv.models compute in float32: no whole networks in float64", file=sys.stderr)
     return options
 

@@ -130,6 +130,18 @@ def kind_means(rows: Sequence[Row], markdown: bool = False) -> Iterator[str]:
     )
 
 
+def scaling_table(
+    rows: Sequence[tuple[str, str, list[float]]], threads: int, markdown: bool = False
+) -> Iterator[str]:
+    """fastconv's own milliseconds on one thread and on all, and how many times as fast it is on all."""
+    body = [
+        [op, layer, f"{alone * 1e3:.3f}", f"{together * 1e3:.3f}", f"{alone / together:.2f}"]
+        for op, layer, (alone, together) in rows
+    ]
+    titles = ["operation", "network", "1 thread ms", f"{threads} threads ms", "times as fast"]
+    yield from aligned(titles, body, "<<>>>", markdown)
+
+
 def memory_table(peaks: Sequence[tuple[str, str, dict[str, int]]], markdown: bool = False) -> Iterator[str]:
     """The most memory that each opponent's process took, in megabytes, framework and all."""
     names = list(dict.fromkeys(name for *_, sizes in peaks for name in sizes))
