@@ -126,7 +126,8 @@ class Convolution:
         """y [N, OH, OW, K]; `epilogue` are keywords of the drivers of dense groups:
 
         pools: y is the 2x2 pool of the result, and `where`, if it is given, that pool's bytes. gain [K]: of
-        each filter, before the bias. side: of y's shape, added behind it; with `pools` there is none.
+        each filter, before the bias. side: of y's shape, or y itself, added behind it; with `pools` there is
+        none.
         """
         this = self._pass("forward")
         n = threads.resolve(num_threads, this.work)

@@ -69,8 +69,8 @@ typedef struct fc_kernels {
      *     |    |        |        | |             |0 |     must be readable; what they hold does not reach y
      *     v    +--------+        v +-------------+--+
      *
-     * OUT y; IN yrow[m], x, row[m], col[k], b[k][ldb], gain[n], bias[n], side[yrow[i] + j] (NULL without their flags; side does
-     * not overlap y).  k = 0 gives zeros (then the flags).
+     * OUT y; IN yrow[m], x, row[m], col[k], b[k][ldb], gain[n], bias[n], side[yrow[i] + j] (NULL without their flags; side may
+     * be y, without FC_ACCUMULATE).  k = 0 gives zeros (then the flags).
      */
     void (*gemm)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
                  fc_index k, const void *b, fc_index ldb, fc_index vectors, fc_index n, const void *gain, const void *bias,

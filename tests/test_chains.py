@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +15,7 @@ import fastconv
 from fastconv import _arguments as arguments
 from fastconv import _chains as chains
 from fastconv import nn
-from fastconv._convolution import plan, window
+from fastconv._convolution import Convolution, plan, window
 from fastconv.layers import (
     Activation,
     BatchNormalization,
@@ -358,6 +359,88 @@ def test_a_side_input_comes_behind_gain_and_bias_and_before_relu(filters, kernel
                 expected = np.maximum(apart, 0) if relu else apart
                 np.testing.assert_array_equal(np.isnan(y), np.isnan(side))
                 assert_close(np.nan_to_num(y), np.nan_to_num(expected), tolerances.PRODUCT_SUM)
+                replaced = side.copy()
+                convolution.forward(replaced, x, w, how[0], relu, gain=how[1], side=replaced)
+                np.testing.assert_array_equal(replaced, y)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("shape", "kernel", "filters"),
+    [
+        ((1, 1, 1, 900), 1, 70),  # the sums of a few pixels, added up in y
+        ((3, 1, 1, 2500), 1, 2048),
+        ((1, 5, 6, 700), 3, 70),  # products block by block
+        ((2, 7, 6, 2200), 1, 99),
+        ((1, 7, 7, 1100), 1, 1000),  # filters packed by each task
+        ((1, 3, 3, 500), 1, 1030),  # and read where they lie
+        ((2, 3, 4, 20), 1, 1),  # lanes along the window
+    ],
+)
+def test_a_side_input_may_be_the_result(shape, kernel, filters, dtype):
+    rng = np.random.default_rng(filters)
+    x = rng.standard_normal(shape).astype(dtype)
+    w = rng.standard_normal((kernel, kernel, shape[3], filters)).astype(dtype)
+    convolution = plan(x.shape, w.shape, window(1, "SAME", 1, "direct"))
+    side = rng.standard_normal(convolution.output_shape).astype(dtype)
+    y, replaced = np.empty_like(side), side.copy()
+    convolution.forward(y, x, w, None, True, side=side)
+    convolution.forward(replaced, x, w, None, True, side=replaced)
+    np.testing.assert_array_equal(replaced, y)
+
+
+def narrow():
+    """A branch of 6 channels."""
+    first = [Conv2D(6, 3, padding="same"), BatchNormalization(), ReLU()]
+    return [*first, Conv2D(6, 1), BatchNormalization()]
+
+
+class Keeping(ReLU):
+    """A layer that somebody derived to see what passes."""
+
+    def __call__(self, x, training=False):
+        self.seen, self.as_it_came = x, x.copy()
+        return x, None
+
+
+# What stands before a residual's relu; how many sums are written where its shortcut lay.
+OVERWRITING = {
+    "after a chain": ([*narrow(), Residual(narrow()), ReLU(), Residual(narrow())], 2),
+    "a projection": ([Residual(narrow(), [Conv2D(6, 1), BatchNormalization()])], 1),
+    "a projection that may keep it": ([Residual(narrow(), Conv2D(6, 1))], 0),
+    "the caller's": ([Residual(narrow())], 0),
+    "the caller's, passed on": ([Dropout(0.5), Residual(narrow())], 0),
+    "a layer's that may keep it": ([Conv2D(6, 1), BatchNormalization(), Keeping(), Residual(narrow())], 0),
+    "read by the last convolution": (
+        [Conv2D(6, 1), BatchNormalization(), Residual([Conv2D(6, 3, padding="same"), BatchNormalization()])],
+        0,
+    ),
+    "passed on to the last convolution": (
+        [Conv2D(6, 1), BatchNormalization(), Residual([Dropout(0.5), Conv2D(6, 1), BatchNormalization()])],
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OVERWRITING)
+def test_a_sum_overwrites_a_shortcut_that_nobody_else_holds(case, monkeypatch):
+    layers, count = OVERWRITING[case]
+    net = randomized(Sequential([*copy.deepcopy(layers), ReLU()], input_shape=(5, 4, 6)))
+    plain = net.activations(images(3, (5, 4, 6)), net.layers[-1].name)
+    overwritten = []
+    forward = Convolution.forward
+
+    def watched(self, y, *arguments, side=None, **how):
+        overwritten.append(y is side)
+        forward(self, y, *arguments, **({} if side is None else {"side": side}), **how)
+
+    monkeypatch.setattr(Convolution, "forward", watched)
+    x = images(3, (5, 4, 6))
+    assert_close(net(x)[0], plain.astype(np.float64), tolerances.PRODUCT_SUM)
+    assert sum(overwritten) == count
+    np.testing.assert_array_equal(x, images(3, (5, 4, 6)))
+    for layer in (layer for layer in net.layers if isinstance(layer, Keeping)):
+        np.testing.assert_array_equal(layer.seen, layer.as_it_came)
 
 
 def test_sums_do_not_depend_on_the_number_of_threads(eager_threads):

@@ -438,6 +438,11 @@ cdef void pack_for_all(const Job *job, fc_index task) noexcept nogil:
         pack_stretch(job, 0, job.channel_groups * job.panels.count, p, p, rows, job.packed)
 
 
+cdef inline fc_index block_rows(const Job *job, fc_index width) noexcept nogil:
+    """How many rows of a panel are multiplied before the next ones."""
+    return max(1, KC_BYTES // (width * job.size))
+
+
 cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc_index panel, fc_index p,
                    char *own, int ahead) noexcept nogil:
     """One panel of one group of a unit's result: a stretch of the window from p on, block by block; own: what the task has packed
@@ -466,7 +471,7 @@ cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc
         return
     while True:
         # The first block overwrites, the last one finishes with gain, bias, side and activation.
-        depth = min(max(1, KC_BYTES // (width * job.size)), end - p)
+        depth = min(block_rows(job, width), end - p)
         flags = ahead | (FC_ACCUMULATE if p > 0 else FC_FAR)
         if p + depth == job.depth:
             flags |= job.flags
@@ -613,12 +618,24 @@ cdef fc_index plan_packing(Job *job, fc_index pixels) noexcept nogil:
     return packed_place(job, panels) * job.size
 
 
+cdef bint in_blocks(const Job *job) noexcept nogil:
+    """Whether a result may be added up in y, block by block, before it is finished."""
+    return min(job.stretch, block_rows(job, job.fc.max_vectors * job.fc.vl)) < job.depth
+
+
 cdef int run_correlate(Job *job, int num_threads) except -1:
-    cdef fc_index i, tasks, run, pixels = job.x.n * job.v.count * job.u.count, packed_bytes, thread_bytes
-    cdef Block block
+    cdef fc_index i, tasks, run, pixels = job.x.n * job.v.count * job.u.count, packed_bytes, thread_bytes, side_bytes
+    cdef Block block, copy
     cdef char *data
     packed_bytes = whole_lines(plan_packing(job, pixels))
-    if pixels <= FEW_PIXELS and job.depth and job.units == job.channel_groups == 1 and not (job.uses_dots or job.transposed):
+    cdef bint few = pixels <= FEW_PIXELS and job.depth and job.units == job.channel_groups == 1
+    few = few and not (job.uses_dots or job.transposed)
+    if job.side == job.y and (few or in_blocks(job)):
+        side_bytes = job.x.n * job.yh * job.yw * job.y_pixel * job.size
+        copy = scratch(side_bytes)
+        memcpy(copy.data, job.side, side_bytes)
+        job.side = copy.data
+    if few:
         return correlate_few(job, num_threads)
     tasks = job.units * job.groups
     run = run_of_tasks(tasks, num_threads)
@@ -647,7 +664,7 @@ def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :,
     output channels and y their input channels.  pools: y is the 2x2 max pool of that, and where its bytes if they are wanted;
     the sweeps are a forward pass'.  unpool: (where, scale, height, width) if x is the gradient of such a pool's results.
     groups: of the channels of x and of y and of the filters' output channels, in order, each correlated by itself; with a pool
-    one.  side: of y's shape and not y; not with a pool.
+    one.  side: of y's shape, or y itself, whose numbers are then replaced; not with a pool.
     """
     cdef Job job
     cdef fc_index k = y.shape[3] // groups

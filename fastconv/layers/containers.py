@@ -187,6 +187,12 @@ class Residual(Container):
         """The shortcut alone, without training."""
         return self.layers[1].prepare_inference() if len(self.layers) > 1 else lambda x: x
 
+    def past_is_new(self, x_is_new: bool) -> bool:
+        """Whether nobody else holds the shortcut's result without training, given that of x."""
+        if len(self.layers) == 1:
+            return x_is_new
+        return type(self.layers[1]) is Sequential and chains.is_new(self.layers[1]._steps()[-1])
+
 
 class AuxiliaryClassifier(Container):
     """A classifier on the side, x [N, ...] -> x: in training its loss is part of the net's, else it rests.
