@@ -53,7 +53,8 @@ def plan(
     names: of these two in error messages.
     """
     strides, padding, dilations, algorithm, insists = window
-    small = max(*filter_shape[:2], *strides) <= _MOST_KEPT
+    (height, width, _, _), (down, right) = filter_shape, strides
+    small = height <= _MOST_KEPT >= width and down <= _MOST_KEPT >= right
     find = _found if small else _found.__wrapped__
     try:
         convolution = find(shape, filter_shape, strides, padding, dilations, groups, algorithm)

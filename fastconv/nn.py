@@ -33,6 +33,8 @@ from fastconv._kernels import pool as _pool
 PASS = threads.PASS
 RANDOM_PASS = 64
 LRN_PASS = 64
+# Fewer elements than this NumPy joins as fast, and in one call for all parts.
+SMALL_JOIN = 1 << 17
 
 # A dense layer is a 1x1 convolution of 1x1 images.
 _POINT = geometry.forward_sweep(geometry.axis(1, 1, 1, 1, "VALID")).table()
@@ -90,8 +92,8 @@ def conv2d(
     """
     arguments.nhwc(data_format)
     arguments.choice("activation", activation, (None, "relu"))
-    named = {"input": (input, 4), "filters": (filters, 4)}
-    x, w, *rest = arguments.arrays(**named) if bias is None else arguments.arrays(**named, bias=(bias, 1))
+    given = {} if bias is None else {"bias": (bias, 1)}
+    x, w, *rest = arguments.arrays(input=(input, 4), filters=(filters, 4), **given)
     groups = arguments.whole("groups", groups, 1)
     window = _convolution.window(strides, padding, dilations, algorithm)
     convolution = _convolution.plan(x.shape, w.shape, window, groups)
@@ -209,8 +211,8 @@ def depthwise_conv2d(
     """
     arguments.nhwc(data_format)
     arguments.choice("activation", activation, (None, "relu"))
-    named = {"input": (input, 4), "filter": (filter, 4)}
-    x, w, *rest = arguments.arrays(**named) if bias is None else arguments.arrays(**named, bias=(bias, 1))
+    given = {} if bias is None else {"bias": (bias, 1)}
+    x, w, *rest = arguments.arrays(input=(input, 4), filter=(filter, 4), **given)
     convolution = _depthwise(x.shape, w.shape, strides, padding, dilations, ("input", "filter"))
     if rest:
         arguments.same_shape("bias", rest[0], convolution.output_shape[3:], "one number per filter")
@@ -346,8 +348,8 @@ def conv2d_transpose(
     arguments.nhwc(data_format)
     arguments.choice("activation", activation, (None, "relu"))
     shape = arguments.sizes("output_shape", output_shape)
-    named = {"input": (input, 4), "filters": (filters, 4)}
-    x, w, *rest = arguments.arrays(**named) if bias is None else arguments.arrays(**named, bias=(bias, 1))
+    given = {} if bias is None else {"bias": (bias, 1)}
+    x, w, *rest = arguments.arrays(input=(input, 4), filters=(filters, 4), **given)
     names = ("output_shape", "filters")
     window = _convolution.window(strides, padding, dilations, algorithm)
     convolution = _convolution.plan(shape, w.shape, window, names=names)
@@ -621,6 +623,8 @@ def concat(values: Sequence[ArrayLike], axis: int = -1, *, num_threads: int | No
         )
     sizes = [part.shape[-1] for part in parts]
     y = memory.empty((*parts[0].shape[:-1], sum(sizes)), parts[0].dtype)
+    if threads.resolve(num_threads, y.size * PASS) == 1 and y.size < SMALL_JOIN:
+        return np.concatenate(parts, axis=-1, out=y)
     _for_each_part(_elementwise.join, y, parts, num_threads)
     return y
 
@@ -1130,13 +1134,12 @@ def softmax_cross_entropy_with_logits(
         [...], one number per example.
     """
     threads.resolve(num_threads, 0)
-    x = arguments.array("logits", logits)
-    ndim = max(x.ndim, 1)
-    x, p = arguments.arrays(logits=(x, ndim), labels=(labels, ndim))
+    ndim = max(arguments.as_array("logits", logits).ndim, 1)
+    x, p = arguments.arrays(logits=(logits, ndim), labels=(labels, ndim))
     arguments.same_shape("labels", p, x.shape, "that of logits")
-    shifted = x - x.max(axis=-1, keepdims=True, initial=-np.inf)
-    log_sum = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    surprise = np.where(
-        p != 0, log_sum - shifted, 0
-    )  # a class of probability 0 costs nothing, even at logit -inf
-    return (p * surprise).sum(axis=-1)
+    # (The ufuncs' own reductions take half a microsecond less than an array's methods.)
+    shifted = x - np.maximum.reduce(x, axis=-1, keepdims=True, initial=-np.inf)
+    log_sum = np.log(np.add.reduce(np.exp(shifted), axis=-1, keepdims=True))
+    surprise = log_sum - shifted
+    surprise[p == 0] = 0  # a class of probability 0 costs nothing, even at logit -inf
+    return np.add.reduce(p * surprise, axis=-1)
