@@ -46,7 +46,8 @@ LEAST_TILES = 8
 # 128 tiles of 16 channels, 50 of 32, 12 of 64, fewer than 8 of 128.)
 LEAST_PRODUCT = {"forward": 400, "input_gradient": 400, "filter_gradient": 1 << 16}
 LEAST_PRODUCT_OF_LINES = 1 << 10  # 12 tiles of 48 channels, 8 of 64: 1.04 to 1.09 times as long as directly
-# The transforms take about as long as a third of the products.
+# The transforms take about as long as a third of the products, which must be so many times fewer.
+TRANSFORMS = 3
 LEAST_GAIN = 1.5
 
 _context: ContextVar[str | None] = ContextVar("fastconv_algorithm", default=None)
@@ -93,6 +94,14 @@ def check_winograd(vertical: Axis, horizontal: Axis) -> None:
         )
 
 
+def cut(vertical: Axis, horizontal: Axis, computes: str) -> tuple[int, int]:
+    """How Winograd's algorithm takes an image: its tiles, and the products for each channel and filter."""
+    axes = (vertical, horizontal)
+    tiled = [axis.size if computes == "input_gradient" else axis.out for axis in axes]
+    cuts = [_winograd.cut(pixels, axis.kernel) for pixels, axis in zip(tiled, axes, strict=True)]
+    return math.prod(tiles for tiles, _ in cuts), math.prod(products for _, products in cuts)
+
+
 def winograd(
     algorithm: str,
     images: int,
@@ -110,11 +119,9 @@ def winograd(
         return False
     if algorithm == "winograd":
         return True
-    axes = (vertical, horizontal)
-    tiled = [axis.size if computes == "input_gradient" else axis.out for axis in axes]
-    cuts = [_winograd.cut(pixels, axis.kernel) for pixels, axis in zip(tiled, axes, strict=True)]
-    gain = math.prod(axis.out * axis.kernel for axis in axes) / math.prod(products for _, products in cuts)
-    tiles = images * math.prod(tiles for tiles, _ in cuts)
+    cut_tiles, products = cut(vertical, horizontal, computes)
+    gain = math.prod(axis.out * axis.kernel for axis in (vertical, horizontal)) / products
+    tiles = images * cut_tiles
     fewer = min(channels, filters)
     of_lines = 1 in (vertical.kernel, horizontal.kernel)
     least_channels = LEAST_CHANNELS_OF_LINES if of_lines else LEAST_CHANNELS[computes]

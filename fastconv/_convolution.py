@@ -190,13 +190,15 @@ class Convolution:
 
     def _find_pass(self, computes: str) -> _Pass:
         axes, filters = self.axes, math.prod(self.filter_shape)
-        work = (math.prod(self.output_shape[:3]) + threads.PASS) * filters
+        products = math.prod(self.output_shape[:3])  # of each number of the filters
         # A window that is the image is a dense layer, a 1x1 image of more channels: no border to skip.
         dense = all(axis.size == axis.kernel and axis.before == axis.after == 0 for axis in axes)
         if _algorithms.winograd(*self._choice, computes):
-            driver, dense, work = _winograd, False, work // self.groups
+            driver, dense, filters = _winograd, False, filters // self.groups
+            share = _algorithms.cut(*axes, computes)[1] / math.prod(axis.out * axis.kernel for axis in axes)
+            products = int(products * share * (1 + 1 / _algorithms.TRANSFORMS))
         elif self.groups > 1 and self.filter_shape[2] == 1 and self.filter_shape[3] > 0:
-            driver, dense, work = _depthwise, False, work * _DEPTHWISE
+            driver, dense, filters = _depthwise, False, filters * _DEPTHWISE
         else:
             driver, dense = _direct, dense and self.groups == 1
             axes = (_POINT, _POINT) if dense else axes
@@ -210,6 +212,7 @@ class Convolution:
             keywords = [{"group": group, "groups": self.groups} for group in range(self.groups)]
         elif driver is _direct and self.groups > 1:
             keywords = [{"groups": self.groups}]
+        work = (products + threads.PASS) * filters
         return _Pass(driver, list(itertools.product(vertical, horizontal, keywords)), work, dense)
 
     def _pooled(self, unpool: tuple[NDArray, float] | None) -> dict[str, Any]:

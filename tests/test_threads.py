@@ -9,6 +9,7 @@ import pytest
 
 import fastconv
 from fastconv import threads
+from fastconv._convolution import plan, window
 from fastconv._kernels import dispatch
 
 
@@ -202,6 +203,15 @@ def test_small_work_is_serial_and_more_takes_more():
     assert [threads.resolve(4, work) for work in (0, 1, grain, 2 * grain - 1)] == [1] * 4
     assert [threads.resolve(4, n * grain) for n in (2, 3, 4, 5, 1000)] == [2, 3, 4, 4, 4]
     assert threads.resolve(1, 1000 * grain) == 1
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+def test_a_convolution_is_as_much_work_as_its_algorithm_multiplies(algorithm):
+    # 2x2 tiles of 6x6 points each take 4 results a side of 8.
+    found = plan((3, 8, 8, 5), (3, 3, 5, 7), window(1, "SAME", 1, algorithm))
+    products = {"direct": 8 * 8, "winograd": 4 * 36 / 9 * (1 + 1 / 3)}[algorithm]
+    for computes in ("forward", "input_gradient"):
+        assert found._pass(computes).work == (int(3 * products) + threads.PASS) * 3 * 3 * 5 * 7
 
 
 def test_a_forked_child_and_a_build_without_openmp_take_one(monkeypatch):
