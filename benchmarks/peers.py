@@ -262,9 +262,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", metavar="SUBSTRING", default="", help="layers whose name contains it")
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
     options = parser.parse_args()
-    if not (options.torch or options.tensorflow):
-        parser.error("at least one of --torch and --tensorflow is needed")
     options.sections = options.sections.split(",")
+    if not (options.torch or options.tensorflow) and options.sections != ["scaling"]:
+        parser.error("at least one of --torch and --tensorflow is needed")
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"--sections must be some of {', '.join(SECTIONS)}, not {', '.join(sorted(unknown))}")
     if options.dtype == "float64":

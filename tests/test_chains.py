@@ -415,6 +415,11 @@ OVERWRITING = {
         [Conv2D(6, 1), BatchNormalization(), Residual([Conv2D(6, 3, padding="same"), BatchNormalization()])],
         0,
     ),
+    "kept by the branch": ([*narrow(), Residual([Keeping(), *narrow()])], 0),
+    "kept by a branch inside": (
+        [*narrow(), Residual([Residual([Keeping(), *narrow()]), ReLU(), *narrow()])],
+        0,
+    ),
     "passed on to the last convolution": (
         [Conv2D(6, 1), BatchNormalization(), Residual([Dropout(0.5), Conv2D(6, 1), BatchNormalization()])],
         0,
@@ -439,7 +444,7 @@ def test_a_sum_overwrites_a_shortcut_that_nobody_else_holds(case, monkeypatch):
     assert_close(net(x)[0], plain.astype(np.float64), tolerances.PRODUCT_SUM)
     assert sum(overwritten) == count
     np.testing.assert_array_equal(x, images(3, (5, 4, 6)))
-    for layer in (layer for layer in net.layers if isinstance(layer, Keeping)):
+    for layer in (layer for _, layer in net.members() if isinstance(layer, Keeping)):
         np.testing.assert_array_equal(layer.seen, layer.as_it_came)
 
 

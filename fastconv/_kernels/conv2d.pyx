@@ -98,8 +98,8 @@ cdef fc_index DEPTH_TO_PACK = 32
 # Rows of the gradient that all panels of a task take before the next ones: panel by panel, each row's few bytes would wait for
 # their page (16 images, a dense layer of 4096 to 4096: 1.4 times as long, Zen 3).
 cdef fc_index GRADIENT_ROWS = 96
-# A part of a gradient has at least so many rows, or its tasks would pack dy for a fraction of a tile (8x8x1: 1.3 times as long).
-cdef fc_index LEAST_PART_ROWS = 6
+# No more parts of a gradient than one for so many rows: each packs dy anew, for less than a tile (8x8x1: 1.3 times as long).
+cdef fc_index PART_ROWS = 6
 # A gradient that no second-level cache holds comes from memory for each unit: units of twice as many pixels, with twice the
 # source, take 0.7 to 0.9 of the time (1024 -> 2048 with stride 2, 512 -> 2048, Zen 3).
 cdef fc_index LARGE_GRADIENT = 1 << 21
@@ -251,7 +251,7 @@ cdef void plan_chunks(Job *job) noexcept nogil:
         job.part_c = ceil_div(job.depth, job.parts)
     else:
         job.groups = min(panels, splits)
-        job.parts = min(ceil_div(splits, job.groups), ceil_div(job.depth, LEAST_PART_ROWS))
+        job.parts = min(ceil_div(splits, job.groups), ceil_div(job.depth, PART_ROWS))
     if apart and panels >= 2 * job.groups:
         job.copies, job.thins, job.pitch = True, thins, job.part_c + 64 // job.size
     # Whole vectors must be readable, and rows that start anywhere in a cache line, or share a few sets of the first-level cache,

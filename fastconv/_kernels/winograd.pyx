@@ -220,8 +220,8 @@ cdef inline fc_index last_with(const Job *job, const Tiles *tiles, fc_index poin
     return tiles.start[3 if point // job.tu.points >= job.tv.last_points else 4]
 
 
-cdef inline fc_index panels_of_group(const Job *job) noexcept nogil:
-    return max(1, GROUP_BYTES // (job.width * job.size))
+cdef inline fc_index panels_within(const Job *job, fc_index n_bytes) noexcept nogil:
+    return max(1, n_bytes // (job.width * job.size))
 
 
 cdef int plan(Job *job, fc_index size, fc_index k, bytes vertical, bytes horizontal) except -1:
@@ -250,17 +250,17 @@ cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
     if job.tiles <= MOST_TILES and job.points * job.c * job.whole_k * job.size > OWN_U_BYTES:
         job.own_u, job.block, job.blocks = True, job.tiles, 1
     job.groups = min(job.panels.count, ceil_div(tasks, job.blocks))
-    job.together, job.filter_rows = max(1, ROW_BYTES // (job.width * job.size)), FILTER_ROWS
+    job.together, job.filter_rows = panels_within(job, ROW_BYTES), FILTER_ROWS
     if job.transposed:
         job.together, job.filter_rows = 1, ROW_BYTES // job.size
-    job.abreast = job.together if job.own_u else panels_of_group(job)
+    job.abreast = job.together if job.own_u else panels_within(job, GROUP_BYTES)
     job.s_width = job.abreast * job.width
 
 
 cdef void plan_gradient(Job *job) noexcept nogil:
     """A task's S stays in the cache beside V and W: a few panels and so many channels."""
     cdef fc_index sum_bytes, dw_bytes = job.tv.taps * job.tu.taps * job.c * job.k * job.size
-    job.groups = ceil_div(job.panels.count, panels_of_group(job))
+    job.groups = ceil_div(job.panels.count, panels_within(job, GROUP_BYTES))
     job.group_k = ceil_div(job.panels.count, job.groups) * job.width
     sum_bytes = job.points * job.group_k * job.size
     job.passes = 2 if job.points == MOST_POINTS and 2 * job.c * sum_bytes > SUM_BYTES else 1
