@@ -47,14 +47,20 @@ def asked(layers: Sequence[Layer]) -> list[Any]:
     return [(layer, *(getattr(layer, name) for name in layer.chained_by)) for layer in layers]
 
 
-def in_turn(steps: Sequence[Any]) -> Callable[[np.ndarray], np.ndarray]:
-    """What computes the steps one after the other, without training."""
+def in_turn(steps: Sequence[Any], overwrites: bool = False) -> Callable[[np.ndarray], np.ndarray]:
+    """What computes the steps one after the other, without training.
+
+    overwrites: nobody else holds the first one's input, so that it may become a result.
+    """
+    from fastconv.layers import Sequential  # which imports this module
+
     prepared = []
-    for before, step in zip((None, *steps), steps, strict=False):
-        if type(step) is ResidualRelu:
-            prepared.append(step.prepare_inference(overwrites=is_new(before)))
+    for step in steps:
+        if overwrites and type(step) in (ResidualRelu, Sequential):
+            prepared.append(step.prepare_inference(overwrites=True))
         else:
             prepared.append(step.prepare_inference())
+        overwrites = is_new(step)
 
     def run(x: np.ndarray) -> np.ndarray:
         for compute in prepared:
@@ -65,10 +71,15 @@ def in_turn(steps: Sequence[Any]) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def is_new(step: Any) -> bool:
-    """Whether nobody else holds the step's result, so that the next one may overwrite it.
+    """Whether nobody else holds the result of a step that is prepared, so that the next one may overwrite it.
 
-    So it is of chains. A layer may keep its result, if somebody derived it, or pass on what it was given.
+    So it is of chains, and of a Sequential that ends in one. Any other layer may keep its result, if somebody
+    derived it, or pass on what it was given.
     """
+    from fastconv.layers import Sequential
+
+    if type(step) is Sequential:
+        return is_new(step.linked[-1])
     return only_reads(step) or type(step) is ResidualRelu
 
 

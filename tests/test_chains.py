@@ -403,9 +403,26 @@ class Keeping(ReLU):
         return x, None
 
 
+class Watched(Sequential):
+    """A net that somebody derived for the same."""
+
+    def __call__(self, x, training=False):
+        self.seen, self.as_it_came = x, x.copy()
+        return super().__call__(x, training)
+
+
 # What stands before a residual's relu; how many sums are written where its shortcut lay.
 OVERWRITING = {
     "after a chain": ([*narrow(), Residual(narrow()), ReLU(), Residual(narrow())], 2),
+    "inside another net": (
+        [Sequential(narrow()), Sequential([Residual(narrow()), ReLU()]), Residual(narrow())],
+        2,
+    ),
+    "inside a net that may keep it": (
+        [*narrow(), Watched([Residual(narrow()), ReLU()]), Residual(narrow())],
+        0,
+    ),
+    "behind a net that may keep it": ([Sequential([*narrow(), Keeping()]), Residual(narrow())], 0),
     "a projection": ([Residual(narrow(), [Conv2D(6, 1), BatchNormalization()])], 1),
     "a projection that may keep it": ([Residual(narrow(), Conv2D(6, 1))], 0),
     "the caller's": ([Residual(narrow())], 0),
@@ -444,8 +461,9 @@ def test_a_sum_overwrites_a_shortcut_that_nobody_else_holds(case, monkeypatch):
     assert_close(net(x)[0], plain.astype(np.float64), tolerances.PRODUCT_SUM)
     assert sum(overwritten) == count
     np.testing.assert_array_equal(x, images(3, (5, 4, 6)))
-    for layer in (layer for _, layer in net.members() if isinstance(layer, Keeping)):
-        np.testing.assert_array_equal(layer.seen, layer.as_it_came)
+    for layer in (*net.layers, *dict(net.members()).values()):
+        if isinstance(layer, (Keeping, Watched)):
+            np.testing.assert_array_equal(layer.seen, layer.as_it_came)
 
 
 def test_sums_do_not_depend_on_the_number_of_threads(eager_threads):

@@ -188,10 +188,8 @@ class Residual(Container):
         return self.layers[1].prepare_inference() if len(self.layers) > 1 else lambda x: x
 
     def past_is_new(self, x_is_new: bool) -> bool:
-        """Whether nobody else holds the shortcut's result without training, given that of x."""
-        if len(self.layers) == 1:
-            return x_is_new
-        return type(self.layers[1]) is Sequential and chains.is_new(self.layers[1]._steps()[-1])
+        """Whether nobody else holds the shortcut's result, once it is prepared, given that of x."""
+        return chains.is_new(self.layers[1]) if len(self.layers) > 1 else x_is_new
 
 
 class AuxiliaryClassifier(Container):
@@ -288,9 +286,9 @@ class Sequential(Container):
 
         return x, backward
 
-    def prepare_inference(self) -> Callable[[np.ndarray], np.ndarray]:
-        """Prepares the layers inside."""
-        run = chains.in_turn(self._steps())
+    def prepare_inference(self, overwrites: bool = False) -> Callable[[np.ndarray], np.ndarray]:
+        """Prepares the layers inside; overwrites: as for chains.in_turn."""
+        run = chains.in_turn(self._steps(), overwrites)
 
         def run_model(x: np.ndarray) -> np.ndarray:
             with self._memory():
@@ -369,6 +367,11 @@ class Sequential(Container):
             for earlier in self.layers[: self.layers.index(layer)]:
                 x, _ = earlier(x)
         return x
+
+    @property
+    def linked(self) -> list[Any]:
+        """The layers as they were computed last, or prepared."""
+        return self._linked[1]
 
     def _steps(self) -> list[Any]:
         """The layers as they are computed; linked again when anything has changed that decides on chains."""
