@@ -176,10 +176,10 @@ def _digests(worker: Worker, task: Task) -> list[tuple[str, dict[str, Any]]]:
 
 
 def measure(opponents: list[Opponent], rounds: int) -> list[float]:
-    """The best seconds of each, in turn."""
-    slowest = max(opponent.seconds(calls=1) for opponent in opponents)
-    calls = timing.calls_in_turn(slowest)
-    turns = [[opponent.seconds(calls) for opponent in opponents] for _ in range(rounds)]
+    """The best seconds of each, in turns that are as long for all."""
+    calls = [timing.calls_in_turn(opponent.seconds(calls=1)) for opponent in opponents]
+    in_turn = list(zip(opponents, calls, strict=True))
+    turns = [[opponent.seconds(n) for opponent, n in in_turn] for _ in range(rounds)]
     return [min(times) for times in zip(*turns, strict=True)]
 
 

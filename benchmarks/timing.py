@@ -6,15 +6,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# A turn is as many calls as the slowest opponent makes in this time.
-TURN_SECONDS = 0.05
+# A turn is as many calls as an opponent makes in this time. (If the slowest decided for all, one that takes
+# seconds would leave the others a single call.)
+TURN_SECONDS = 0.15
 MOST_CALLS = 50
 # Before the clock starts: for the threads to wake and spread over the cores, and the caches to fill.
 WARM_SECONDS = 0.03
 
 
-def calls_in_turn(slowest_seconds: float) -> int:
-    return min(max(int(TURN_SECONDS / slowest_seconds), 1), MOST_CALLS)
+def calls_in_turn(seconds_of_one: float) -> int:
+    return min(max(int(TURN_SECONDS / seconds_of_one), 1), MOST_CALLS)
 
 
 def turn(call: Callable[[], Any], calls: int) -> float:
