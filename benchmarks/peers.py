@@ -229,10 +229,10 @@ def main() -> None:
     machine = report.machine(options.dtype)
     workers = [Worker(python, name, options.threads) for name, python in _pythons(options).items()]
     opponents = [Opponent(worker, variant) for worker in workers for variant in worker.variants]
+    names = [opponent.name for opponent in opponents]
     rows = []
     for task in chosen:
         prepare(workers, task)
-        names = [opponent.name for opponent in opponents]
         rows.append(task.row(dict(zip(names, measure(opponents, options.rounds), strict=True))))
         print(".", end="", file=sys.stderr, flush=True)
     scales = scaling(scaled, options.threads, options.rounds)

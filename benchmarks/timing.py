@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# A turn is as many calls as an opponent makes in this time. (If the slowest decided for all, one that takes
-# seconds would leave the others a single call.)
+# A turn is as many calls as fit into this time. peers.py goes by each opponent's own speed, for one that
+# takes seconds would leave the others a single call; against NumPy the slower of the two decides for both.
 TURN_SECONDS = 0.15
 MOST_CALLS = 50
 # Before the clock starts: for the threads to wake and spread over the cores, and the caches to fill.
