@@ -119,8 +119,7 @@ class BuildExt(build_ext):
         return built
 
 
-def extension(name, sources=(), macros=(), depends=HEADERS, libraries=()):
-    openmp = openmp_flags()
+def extension(name, sources=(), macros=(), depends=HEADERS, libraries=(), openmp=()):
     return Extension(
         f"fastconv._kernels.{name}",
         [f"fastconv/_kernels/{name}.pyx", *sources],
@@ -130,7 +129,7 @@ def extension(name, sources=(), macros=(), depends=HEADERS, libraries=()):
         # A driver's inner loops are the kernels.  (-O1, or the code that Cython's modules can share, would
         # save a fifth of the time to build, and cost each small operation 0.3 of 11 microseconds.)
         extra_compile_args=[*CFLAGS, "-O2", *openmp],
-        extra_link_args=openmp,
+        extra_link_args=list(openmp),
         libraries=list(libraries),
     )
 
@@ -148,6 +147,7 @@ if __name__ == "__main__":  # cythonize starts processes, which may import this 
                     ALL_SOURCES,
                     libraries=["m"],  # pow
                 ),
+                extension("team", openmp=openmp_flags()),
                 extension("memory"),
                 extension("conv2d"),
                 extension("winograd"),

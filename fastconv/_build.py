@@ -23,6 +23,10 @@ HOW_TO_BUILD = "build it in place: pip install -e ."
 SPIN_ROUNDS = "2000"
 SPIN_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
+# Those that this process may use, counted before the OpenMP runtime is loaded: told to bind its threads
+# (OMP_PROC_BIND, OMP_PLACES), it leaves the main thread a single one of them.
+PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 def digest(root: str) -> str:
     """A checksum of everything that is compiled, below the checkout `root`."""
@@ -40,7 +44,7 @@ def load() -> None:
     in_checkout = os.path.isfile(os.path.join(root, "src_c", "fastconv.h"))
     try:
         with _brief_spinning():
-            from fastconv._kernels import conv2d, dispatch  # noqa: F401  (conv2d brings the OpenMP runtime)
+            from fastconv._kernels import dispatch, team  # noqa: F401  (team brings the OpenMP runtime)
     except ImportError as error:
         where = f"in the checkout {root}" if in_checkout else "in this installation"
         raise ImportError(f"fastconv: no compiled code {where} ({error}); {HOW_TO_BUILD}") from error

@@ -8,7 +8,7 @@ import platform
 import numpy as np
 
 from fastconv import _algorithms, threads
-from fastconv._kernels import dispatch
+from fastconv._kernels import dispatch, team
 from fastconv._version import __version__
 
 
@@ -26,7 +26,7 @@ def show_config() -> None:
     """Print version, instruction set, OpenMP, the number of threads with its origin, and the algorithm."""
     count, origin = threads.decide()
     others = [isa for isa in dispatch.supported() if isa != dispatch.selected()]
-    openmp = dispatch.OPENMP_VERSION
+    openmp = team.OPENMP_VERSION
     python = f"Python {platform.python_version()}, {platform.machine()}"
     print(f"fastconv  {__version__} (NumPy {np.__version__}, {python})")
     print(f"ISA       {dispatch.selected()} (also here: {', '.join(others) or 'none'}; FASTCONV_ISA chooses)")

@@ -22,7 +22,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 
 from fastconv import _arguments as arguments
-from fastconv._kernels import dispatch
+from fastconv._build import PROCESSORS
+from fastconv._kernels import team
 
 # Multiply-adds that are worth a thread: about 20 microseconds of one core, some times the cost of waking
 # another.
@@ -64,14 +65,14 @@ def num_threads(n: int) -> Iterator[None]:
 def resolve(argument: int | None, work: int) -> int:
     """The number of threads for `work` multiply-adds, given the call's num_threads argument (or None)."""
     n = arguments.whole("num_threads", argument, 1) if argument is not None else _wanted()[0]
-    if n == 1 or work < 2 * GRAIN or os.getpid() != _home or not dispatch.OPENMP_VERSION:
+    if n == 1 or work < 2 * GRAIN or os.getpid() != _home or not team.OPENMP_VERSION:
         return 1
     return min(n, work // GRAIN, MOST_THREADS)
 
 
 def decide() -> tuple[int, str]:
     """The number of threads that large work takes here and now, and in words where it came from."""
-    if not dispatch.OPENMP_VERSION:
+    if not team.OPENMP_VERSION:
         return 1, "built without OpenMP"
     if os.getpid() != _home:
         return 1, "forked child"
@@ -97,11 +98,10 @@ def _default() -> tuple[int, str]:
                     continue  # not ours to judge
                 raise ValueError(f"{variable} must be a positive whole number, not {text!r}")
             return int(text), f"environment variable {variable}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroup_quota()
-    if quota is not None and quota < cores:
+    if quota is not None and quota < PROCESSORS:
         return quota, "cgroup CPU quota"
-    return cores, "processor affinity"
+    return PROCESSORS, "processor affinity"
 
 
 def cgroup_quota(root: str = "/") -> int | None:

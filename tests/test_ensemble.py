@@ -22,7 +22,7 @@ import tolerances
 
 import fastconv
 from fastconv import models
-from fastconv._kernels import dispatch
+from fastconv._kernels import team
 from fastconv.datasets import mnist
 from fastconv.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Sequential
 from fastconv.models import Ensemble
@@ -241,7 +241,7 @@ class Counting(SGD):
 @pytest.fixture
 def has_threads(monkeypatch):
     """has_threads(n): this process would take n, in a build without OpenMP too."""
-    monkeypatch.setattr(dispatch, "OPENMP_VERSION", dispatch.OPENMP_VERSION or 1)
+    monkeypatch.setattr(team, "OPENMP_VERSION", team.OPENMP_VERSION or 1)
     return lambda n: monkeypatch.setattr("fastconv.threads._process", n)
 
 

@@ -15,9 +15,9 @@ import pytest
 
 import fastconv
 from fastconv import _convolution, models, nn
-from fastconv._kernels import dispatch
+from fastconv._kernels import team
 
-needs_openmp = pytest.mark.skipif(not dispatch.OPENMP_VERSION, reason="built without OpenMP")
+needs_openmp = pytest.mark.skipif(not team.OPENMP_VERSION, reason="built without OpenMP")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="no /proc here")
 
@@ -296,6 +296,14 @@ def test_who_decides_the_number_of_threads(
 def test_the_affinity_decides_last(python):
     code = CHOICE.format(affinity=True, argument=None, scope=None, process=None)
     assert python(code) == "1 1 processor affinity"
+
+
+@needs_openmp
+@pytest.mark.parametrize("variable", ["OMP_PROC_BIND", "OMP_PLACES"])
+def test_a_runtime_that_binds_its_threads_takes_no_processor_away(variable, python):
+    code = CHOICE.format(affinity=False, argument=None, scope=None, process=None)
+    value = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}[variable]
+    assert python(code, **{variable: value}) == python(code)
 
 
 def test_small_work_is_serial():

@@ -10,7 +10,7 @@ import pytest
 import fastconv
 from fastconv import threads
 from fastconv._convolution import plan, window
-from fastconv._kernels import dispatch
+from fastconv._kernels import dispatch, team
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def nothing_is_set(monkeypatch):
     for variable in ("FASTCONV_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(threads, "_process", None)
-    monkeypatch.setattr(dispatch, "OPENMP_VERSION", dispatch.OPENMP_VERSION or 1)
+    monkeypatch.setattr(team, "OPENMP_VERSION", team.OPENMP_VERSION or 1)
     threads._default.cache_clear()
     yield
     threads._default.cache_clear()
@@ -89,7 +89,7 @@ def test_a_machine_without_cgroups_has_no_quota(tmp_path):
 
 
 def test_the_quota_lowers_the_affinity_and_never_raises_it(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(threads, "PROCESSORS", 8)
     for quota, expected in [
         (None, (8, "processor affinity")),
         (9, (8, "processor affinity")),
@@ -219,7 +219,7 @@ def test_a_forked_child_and_a_build_without_openmp_take_one(monkeypatch):
     assert threads.resolve(4, 1 << 40) == 1
     assert threads.decide() == (1, "forked child")
     monkeypatch.undo()
-    monkeypatch.setattr(dispatch, "OPENMP_VERSION", None)
+    monkeypatch.setattr(team, "OPENMP_VERSION", None)
     assert threads.resolve(4, 1 << 40) == 1
     assert threads.decide() == (1, "built without OpenMP")
 

@@ -38,11 +38,6 @@ cdef inline fc_index whole_lines(fc_index n_bytes) noexcept nogil:
     return ceil_div(n_bytes, 64) * 64
 
 
-cdef inline fc_index run_of_tasks(fc_index tasks, int num_threads) noexcept nogil:
-    """How many neighbouring tasks a thread takes at once: they write into the same pages and cache lines."""
-    return max(1, tasks // (16 * num_threads))
-
-
 cdef inline Panels cut_panels(const fc_kernels *fc, fc_index k) noexcept nogil:
     cdef fc_index vectors = ceil_div(k, fc.vl)
     return Panels(k, fc.vl, vectors, ceil_div(vectors, fc.max_vectors))

@@ -25,18 +25,18 @@ Groups of channels have panels of their own, and read a unit's source, copied on
 
 What is summed in which order depends on the shapes alone, never on the number of threads: so neither do the bits.
 """
-from cython.parallel cimport parallel, prange, threadid
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from fastconv._kernels.blocks cimport (
     Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, at_element, read_axis, read_images,
-    run_of_tasks, whole_lines,
+    whole_lines,
 )
 from fastconv._kernels.dispatch cimport kernels_for, kernels_for_columns
 from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_AHEAD, FC_BIAS, FC_FAR, FC_GAIN, FC_RELU, FC_SIDE, fc_index, fc_kernels
 from fastconv._kernels.memory cimport Block, scratch
+from fastconv._kernels.team cimport share_phases
 
 ctypedef fused real:
     float
@@ -130,6 +130,8 @@ cdef struct Job:
     fc_index *row                     # [images * rows * columns] source offset of a unit's pixel
     fc_index *place                   # [the same] result offset
     fc_index *col                     # [depth] source offset of (tap, channel) from a pixel
+    char *scratch                     # [threads][thread_bytes]
+    fc_index thread_bytes
     # correlate
     char *y                           # [n][yh][yw][y_pixel], the channels of all groups
     fc_index y_pixel
@@ -160,11 +162,18 @@ cdef struct Job:
     bint packs_gradient               # dy is not read where it lies
     char *dw                          # [depth][filter_k]
     char *partial                     # [chunks - 1][depth][filter_k]
+    fc_index *dw_row                  # [depth] a row's place in it
 
 cdef struct Unit:
     fc_index n0, r0, q0               # first image, row, column
     fc_index images, rows, columns, pixels
     const char *x                     # row[] and col[] count from here
+
+cdef struct Few:                      # pixels of a single unit, for whom the filters are read where they lie
+    const Job *job
+    Unit unit
+    char *y                           # of the unit's first pixel
+    char *sums                        # [few_parts - 1][pixels][k]
 
 
 # ------------------------------------------------------------------------------------------------ planning
@@ -422,9 +431,10 @@ cdef void pack_stretch(const Job *job, fc_index first_item, fc_index last_item, 
         item += last - panel
 
 
-cdef void pack_for_all(const Job *job, fc_index task) noexcept nogil:
+cdef void pack_for_all(const void *any_job, fc_index task, int thread) noexcept nogil:
     """A part of the filters for all threads: some rows of all panels, or of those that cannot be read where they lie; of
     transposed filters a tap of one panel."""
+    cdef const Job *job = <const Job *>any_job
     cdef fc_index taps = job.v.taps * job.u.taps, item = task // taps, panel = item % job.panels.count, group
     cdef fc_index p = task * PACK_ROWS, rows = min(PACK_ROWS, job.depth - p)
     if job.uses_dots:
@@ -498,7 +508,9 @@ cdef void pool_unit(const Job *job, const Unit *unit, const char *dense, fc_inde
                             min(unit.rows, 2 * job.yh - unit.r0), min(unit.columns, 2 * job.yw - unit.q0), n)
 
 
-cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept nogil:
+cdef void correlate_unit(const void *any_job, fc_index task, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
+    cdef char *buffer = job.scratch + thread * job.thread_bytes
     cdef Unit unit = open_unit(job, task // job.groups, 0, buffer)
     cdef fc_index first, group = task % job.groups, all_panels = job.channel_groups * job.panels.count, item
     cdef fc_index first_item = group * all_panels // job.groups, last_item = (group + 1) * all_panels // job.groups
@@ -525,25 +537,31 @@ cdef void correlate_unit(const Job *job, fc_index task, char *buffer) noexcept n
         pool_unit(job, &unit, dense, first, panel_channels(&job.panels, first, panel_start(&job.panels, last_item)))
 
 
-cdef void few_part(const Job *job, const Unit *unit, char *y, char *sums, fc_index part) noexcept nogil:
+cdef void few_part(const void *any_few, fc_index part, int thread) noexcept nogil:
     """The products of one part of the window's elements and all filters: the first part's into the result."""
+    cdef const Few *few = <const Few *>any_few
+    cdef const Job *job = few.job
+    cdef const Unit *unit = &few.unit
     cdef fc_index p0 = part * job.depth // job.few_parts, p1 = (part + 1) * job.depth // job.few_parts, i
     cdef fc_index[FEW_PIXELS] row
     for i in range(unit.pixels):
         row[i] = i * job.k
-    job.fc.few_rows(y if part == 0 else sums + (part - 1) * unit.pixels * job.k * job.size, job.place if part == 0 else row,
-                    unit.x, job.row, unit.pixels, job.col + p0, p1 - p0, job.filters + p0 * job.filter_k * job.size,
-                    job.filter_k, job.k)
+    cdef char *y = few.y if part == 0 else few.sums + (part - 1) * unit.pixels * job.k * job.size
+    job.fc.few_rows(y, job.place if part == 0 else row, unit.x, job.row, unit.pixels, job.col + p0, p1 - p0,
+                    job.filters + p0 * job.filter_k * job.size, job.filter_k, job.k)
 
 
-cdef void finish_few(const Job *job, const Unit *unit, char *y, const char *sums, fc_index panel) noexcept nogil:
+cdef void finish_few(const void *any_few, fc_index panel, int thread) noexcept nogil:
     """Adds one panel of the parts, in order; then what gemm does behind a product, here of no element."""
+    cdef const Few *few = <const Few *>any_few
+    cdef const Job *job = few.job
+    cdef const Unit *unit = &few.unit
     cdef fc_index first = panel_start(&job.panels, panel), width = panel_start(&job.panels, panel + 1) - first, part, i
     cdef fc_index n = panel_channels(&job.panels, first, first + width)
-    y += first * job.size
+    cdef char *y = few.y + first * job.size
     for part in range(1, job.few_parts):
         for i in range(unit.pixels):
-            job.fc.add(y + job.place[i] * job.size, sums + (((part - 1) * unit.pixels + i) * job.k + first) * job.size, n)
+            job.fc.add(y + job.place[i] * job.size, few.sums + (((part - 1) * unit.pixels + i) * job.k + first) * job.size, n)
     if job.flags:
         job.fc.gemm(y, job.place, y, job.place, unit.pixels, job.col, 0, job.filters, 0, width // job.fc.vl, n,
                     at_element(job.gain, first, job.size), at_element(job.bias, first, job.size),
@@ -552,24 +570,19 @@ cdef void finish_few(const Job *job, const Unit *unit, char *y, const char *sums
 
 cdef int correlate_few(Job *job, int num_threads) except -1:
     """The result for the few pixels of a single unit: the filters are read where they lie."""
-    cdef fc_index i, sum_bytes
-    cdef Unit unit
+    cdef fc_index sum_bytes
+    cdef Few few
     cdef Block block
-    cdef char *y
-    cdef char *sums
     job.few_parts = max(1, min(TASKS, job.depth // LEAST_PART))
     sum_bytes = whole_lines(FEW_PIXELS * job.k * job.size)
     block = scratch(job.buffer_bytes + job.few_parts * sum_bytes)
-    unit = open_unit(job, 0, 0, block.data)
-    y = block.data + job.buffer_bytes if job.pools else job.y
-    sums = block.data + job.buffer_bytes + sum_bytes
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange(job.few_parts, schedule="static"):
-            few_part(job, &unit, y, sums, i)
-        for i in prange(job.panels.count, schedule="static"):
-            finish_few(job, &unit, y, sums, i)
+    few.job, few.unit = job, open_unit(job, 0, 0, block.data)
+    few.y = block.data + job.buffer_bytes if job.pools else job.y
+    few.sums = block.data + job.buffer_bytes + sum_bytes
+    with nogil:
+        share_phases(&few, few_part, job.few_parts, finish_few, job.panels.count, num_threads)
     if job.pools:
-        pool_unit(job, &unit, y, 0, job.k)
+        pool_unit(job, &few.unit, few.y, 0, job.k)
     return 0
 
 
@@ -626,9 +639,8 @@ cdef bint in_blocks(const Job *job) noexcept nogil:
 
 
 cdef int run_correlate(Job *job, int num_threads) except -1:
-    cdef fc_index i, tasks, run, pixels = job.x.n * job.v.count * job.u.count, packed_bytes, thread_bytes, side_bytes
+    cdef fc_index pixels = job.x.n * job.v.count * job.u.count, packed_bytes, side_bytes
     cdef Block block, copy
-    cdef char *data
     packed_bytes = whole_lines(plan_packing(job, pixels))
     cdef bint few = pixels <= FEW_PIXELS and job.depth and job.units == job.channel_groups == 1
     few = few and not (job.uses_dots or job.transposed)
@@ -639,20 +651,15 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
         job.side = copy.data
     if few:
         return correlate_few(job, num_threads)
-    tasks = job.units * job.groups
-    run = run_of_tasks(tasks, num_threads)
     if job.pools:
         job.dense_bytes = whole_lines(job.images * job.rows * job.columns * job.k * job.size)
-    thread_bytes = job.buffer_bytes + job.dense_bytes + whole_lines(job.own_bytes)
-    block = scratch(packed_bytes + num_threads * thread_bytes)
-    data = block.data
+    job.thread_bytes = job.buffer_bytes + job.dense_bytes + whole_lines(job.own_bytes)
+    block = scratch(packed_bytes + num_threads * job.thread_bytes)
+    job.scratch = block.data + packed_bytes
     if job.pack_tasks:
-        job.packed = data
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange(job.pack_tasks, schedule="static"):
-            pack_for_all(job, i)
-        for i in prange(tasks, schedule="dynamic", chunksize=run):
-            correlate_unit(job, i, data + packed_bytes + threadid() * thread_bytes)
+        job.packed = block.data
+    with nogil:
+        share_phases(job, pack_for_all, job.pack_tasks, correlate_unit, job.units * job.groups, num_threads)
     return 0
 
 
@@ -730,8 +737,10 @@ cdef void pack_gradient(const Job *job, const Unit *unit, fc_index first_item, f
         item += last - panel
 
 
-cdef void filter_gradient_task(const Job *job, const fc_index *dw_row, fc_index task, char *buffer) noexcept nogil:
+cdef void filter_gradient_task(const void *any_job, fc_index task, int thread) noexcept nogil:
     """The units of one chunk, for one group of panels and one part of the window's elements."""
+    cdef const Job *job = <const Job *>any_job
+    cdef char *buffer = job.scratch + thread * job.thread_bytes
     cdef fc_index part = task % job.parts, group = task // job.parts % job.groups, chunk = task // (job.parts * job.groups)
     cdef fc_index p0 = part * job.depth // job.parts, p1 = (part + 1) * job.depth // job.parts
     cdef fc_index first_c = p0 if job.part_c < job.x.pixel else 0
@@ -756,14 +765,15 @@ cdef void filter_gradient_task(const Job *job, const fc_index *dw_row, fc_index 
                     b, ldb = packed + (packed_place(job, item) - packed_place(job, first_item)) * job.size, width
                 else:
                     b, ldb = gradient_rows(job, &unit, channels * job.k + first), job.dy.pixel
-                job.fc.gemm(dw + (channels * job.k + first) * job.size, dw_row + q, unit.x + channels * job.x.c * job.size,
+                job.fc.gemm(dw + (channels * job.k + first) * job.size, job.dw_row + q, unit.x + channels * job.x.c * job.size,
                             job.col + q, min(GRADIENT_ROWS, p1 - q), job.row, unit.pixels, b, ldb, width // job.fc.vl,
                             panel_channels(&job.panels, first, first + width), NULL, NULL, NULL,
                             FC_ACCUMULATE if index > first_unit else FC_FAR)
 
 
-cdef void add_chunks(const Job *job, fc_index piece) noexcept nogil:
+cdef void add_chunks(const void *any_job, fc_index piece, int thread) noexcept nogil:
     """One of TASKS pieces of the gradient: the chunks' partial results, in order."""
+    cdef const Job *job = <const Job *>any_job
     cdef fc_index count = job.depth * job.filter_k, chunk
     cdef fc_index first = piece * count // TASKS, last = (piece + 1) * count // TASKS
     for chunk in range(1, job.chunks):
@@ -771,28 +781,22 @@ cdef void add_chunks(const Job *job, fc_index piece) noexcept nogil:
 
 
 cdef int run_filter_gradient(Job *job, int num_threads) except -1:
-    cdef fc_index i, partial_bytes, thread_bytes, panels = ceil_div(job.channel_groups * job.panels.count, job.groups)
-    cdef fc_index *dw_row
+    cdef fc_index i, partial_bytes, panels = ceil_div(job.channel_groups * job.panels.count, job.groups)
     cdef Block block
-    cdef char *data
     partial_bytes = whole_lines((job.chunks - 1) * job.depth * job.filter_k * job.size)
-    thread_bytes = job.buffer_bytes
+    job.thread_bytes = job.buffer_bytes
     if job.packs_gradient:
         job.packed_rows = job.images * job.rows * job.columns
-        thread_bytes += panels * (whole_lines(job.packed_rows * job.fc.max_vectors * job.fc.vl * job.size) + 64)
+        job.thread_bytes += panels * (whole_lines(job.packed_rows * job.fc.max_vectors * job.fc.vl * job.size) + 64)
         place_vectors(job)
-    block = scratch(partial_bytes + num_threads * thread_bytes + job.depth * sizeof(fc_index))
-    data = block.data
-    job.partial = data
-    dw_row = <fc_index *>(data + partial_bytes + num_threads * thread_bytes)
+    block = scratch(partial_bytes + num_threads * job.thread_bytes + job.depth * sizeof(fc_index))
+    job.partial, job.scratch = block.data, block.data + partial_bytes
+    job.dw_row = <fc_index *>(job.scratch + num_threads * job.thread_bytes)
     with nogil:
         for i in range(job.depth):
-            dw_row[i] = i * job.filter_k
-        with parallel(num_threads=num_threads):
-            for i in prange(job.chunks * job.groups * job.parts, schedule="dynamic"):
-                filter_gradient_task(job, dw_row, i, data + partial_bytes + threadid() * thread_bytes)
-            for i in prange(TASKS, schedule="static"):
-                add_chunks(job, i)
+            job.dw_row[i] = i * job.filter_k
+        share_phases(job, filter_gradient_task, job.chunks * job.groups * job.parts, add_chunks, TASKS if job.chunks > 1 else 0,
+                     num_threads)
     return 0
 
 

@@ -12,7 +12,6 @@ gradient), or its result summed up from there (input gradient).
 
 The filter's gradient is summed up by chunks of bands, whose number depends on the shape alone, and these are added in order.
 """
-from cython.parallel cimport parallel, prange, threadid
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
@@ -20,6 +19,7 @@ from fastconv._kernels.blocks cimport Axis, ceil_div, read_axis, whole_lines
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport FC_BIAS, FC_RELU, fc_index, fc_kernels, fc_taps
 from fastconv._kernels.memory cimport Block, scratch
+from fastconv._kernels.team cimport share, share_phases
 
 ctypedef fused real:
     float
@@ -55,6 +55,7 @@ cdef struct Job:
     fc_index *x_column                # [u.taps]
     fc_index *w_column
     fc_index bands, tasks             # bands of an image, of all
+    char *scratch                     # [threads][thread_bytes]
     fc_index thread_bytes
     # filter gradient
     fc_index chunks, count            # elements of the gradient
@@ -163,7 +164,9 @@ cdef void correlate_row(const Job *job, const char *x, fc_index image, fc_index 
             job.fc.fold(y + i * job.u.place_step * c * job.size, buffer + i * job.k * job.size, c, job.times)
 
 
-cdef void correlate_band(const Job *job, fc_index task, char *buffer) noexcept nogil:
+cdef void correlate_band(const void *any_job, fc_index task, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
+    cdef char *buffer = job.scratch + thread * job.thread_bytes
     cdef fc_index image = task // job.bands, first = task % job.bands * ROWS, rows = min(ROWS, job.v.count - first), i, origin = 0
     cdef const char *x = open_band(job, image, first, rows, buffer, &origin)
     for i in range(first, first + rows):
@@ -171,12 +174,10 @@ cdef void correlate_band(const Job *job, fc_index task, char *buffer) noexcept n
 
 
 cdef int run_correlate(Job *job, int num_threads) except -1:
-    cdef fc_index i
     cdef Block block = scratch(num_threads * job.thread_bytes)
-    cdef char *data = block.data
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange(job.tasks, schedule="static"):
-            correlate_band(job, i, data + threadid() * job.thread_bytes)
+    job.scratch = block.data
+    with nogil:
+        share(job, correlate_band, job.tasks, num_threads)
     return 0
 
 
@@ -217,35 +218,32 @@ cdef void filter_gradient_band(const Job *job, fc_index task, char *dw, char *bu
                                     job.run[i].count, &taps, job.k)
 
 
-cdef void filter_gradient_chunk(const Job *job, fc_index chunk, char *buffer) noexcept nogil:
+cdef void filter_gradient_chunk(const void *any_job, fc_index chunk, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
     cdef char *dw = job.dw if chunk == 0 else job.partial + (chunk - 1) * job.count * job.size
     cdef fc_index task
     memset(dw, 0, job.count * job.size)
     for task in range(chunk * job.tasks // job.chunks, (chunk + 1) * job.tasks // job.chunks):
-        filter_gradient_band(job, task, dw, buffer)
+        filter_gradient_band(job, task, dw, job.scratch + thread * job.thread_bytes)
 
 
-cdef void add_chunks(const Job *job, fc_index piece) noexcept nogil:
+cdef void add_chunks(const void *any_job, fc_index piece, int thread) noexcept nogil:
     """One of CHUNKS pieces of the gradient: the chunks' sums, in order."""
+    cdef const Job *job = <const Job *>any_job
     cdef fc_index first = piece * job.count // CHUNKS, last = (piece + 1) * job.count // CHUNKS, chunk
     for chunk in range(1, job.chunks):
         job.fc.add(job.dw + first * job.size, job.partial + ((chunk - 1) * job.count + first) * job.size, last - first)
 
 
 cdef int run_filter_gradient(Job *job, int num_threads) except -1:
-    cdef fc_index i, partial_bytes
+    cdef fc_index partial_bytes
     cdef Block block
-    cdef char *data
     job.chunks = min(min(job.tasks, CHUNKS), 1 + PARTIAL_BYTES // (job.count * job.size))
     partial_bytes = whole_lines((job.chunks - 1) * job.count * job.size)
     block = scratch(partial_bytes + num_threads * job.thread_bytes)
-    data = block.data
-    job.partial = data
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange(job.chunks, schedule="dynamic"):
-            filter_gradient_chunk(job, i, data + partial_bytes + threadid() * job.thread_bytes)
-        for i in prange(CHUNKS, schedule="static"):
-            add_chunks(job, i)
+    job.partial, job.scratch = block.data, block.data + partial_bytes
+    with nogil:
+        share_phases(job, filter_gradient_chunk, job.chunks, add_chunks, CHUNKS if job.chunks > 1 else 0, num_threads)
     return 0
 
 

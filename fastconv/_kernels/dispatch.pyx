@@ -3,21 +3,14 @@ from fastconv._kernels.kernels cimport fc_isa, fc_isa_count, fc_isas, fc_kernels
 
 cdef extern from *:
     """
-    #ifdef _OPENMP
-    #define FC_OPENMP _OPENMP
-    #else
-    #define FC_OPENMP 0
-    #endif
     #ifndef FC_SOURCES
     #define FC_SOURCES "unknown"
     #endif
     """
-    const int FC_OPENMP
     const char *FC_SOURCES
 
 cdef const fc_isa *chosen = NULL
 
-OPENMP_VERSION = FC_OPENMP or None
 SOURCES = FC_SOURCES.decode()  # digest of the sources that this was built from
 
 

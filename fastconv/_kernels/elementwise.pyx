@@ -1,11 +1,12 @@
-"""Drivers of the passes over flat arrays: each cut into pieces of a few cache blocks, shared out among the threads."""
-from cython.parallel cimport parallel, prange
+"""Drivers of the passes over arrays: each cut into pieces of a few cache blocks, shared out among the threads."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
+from fastconv._kernels.blocks cimport ceil_div
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport fc_index, fc_kernels
+from fastconv._kernels.team cimport share
 
 ctypedef fused real:
     float
@@ -20,35 +21,76 @@ cdef fc_index RUNS = 16
 cdef fc_index BLOCK = 128
 
 
-cdef inline fc_index pieces(fc_index n) noexcept nogil:
-    return (n + PIECE - 1) // PIECE
+ctypedef void (*of_two)(void *, const void *, const void *, fc_index) noexcept nogil
+
+cdef struct Job:
+    const fc_kernels *fc
+    fc_index rows, c                  # of c elements; of a flat array's one
+    fc_index piece                    # rows that a task takes
+    char *y
+    const char *x
+    const char *other                 # as x, or of one row
+    of_two kernel
+    # dropout
+    uint8_t *where                    # as x, or NULL
+    uint64_t seed
+    uint32_t threshold
+    double scale
+    # copy
+    fc_index y_step, x_step, row_bytes
+    # column_sum
+    fc_index runs
+    double *partial                   # [runs][2][c] a run's sum, and memory for a block's
+    # adam, sgd
+    char *m
+    char *v
+    double rate, beta_1, beta_2, epsilon, momentum
 
 
-cdef inline fc_index length(fc_index n, fc_index piece) noexcept nogil:
-    return min(PIECE, n - piece * PIECE)
+cdef Job passing(fc_index size, fc_index rows, fc_index c) noexcept:
+    cdef Job job
+    memset(&job, 0, sizeof(Job))
+    job.fc, job.rows, job.c, job.piece = kernels_for(size), rows, c, max(1, PIECE // c)
+    return job
+
+
+cdef inline fc_index pieces(const Job *job) noexcept nogil:
+    return ceil_div(job.rows, job.piece)
+
+
+cdef inline fc_index length(const Job *job, fc_index task) noexcept nogil:
+    return min(job.piece, job.rows - task * job.piece)
+
+
+cdef inline fc_index place(const Job *job, fc_index task) noexcept nogil:
+    """Where a piece begins, in bytes."""
+    return task * job.piece * job.c * job.fc.itemsize
+
+
+cdef void relu_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
+    cdef fc_index at = place(job, task)
+    job.fc.relu(job.y + at, job.x + at, length(job, task))
 
 
 def relu(real[::1] y, const real[::1] x, int num_threads):
-    cdef const fc_kernels *fc = kernels_for(sizeof(real))
-    cdef fc_index i, n = x.shape[0]
-    cdef real *py = &y[0]
-    cdef const real *px = &x[0]
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange(pieces(n), schedule="static"):
-            fc.relu(py + i * PIECE, px + i * PIECE, length(n, i))
+    cdef Job job = passing(sizeof(real), x.shape[0], 1)
+    job.y, job.x = <char *>&y[0], <const char *>&x[0]
+    with nogil:
+        share(&job, relu_piece, pieces(&job), num_threads)
 
 
-ctypedef void (*of_two)(void *, const void *, const void *, fc_index) noexcept nogil
+cdef void piece_of_two(const void *any_job, fc_index task, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
+    cdef fc_index at = place(job, task)
+    job.kernel(job.y + at, job.x + at, job.other + at, length(job, task))
 
 
 cdef void run(of_two kernel, real[::1] y, const real[::1] a, const real[::1] b, int num_threads) noexcept:
-    cdef fc_index i, n = y.shape[0]
-    cdef real *py = &y[0]
-    cdef const real *pa = &a[0]
-    cdef const real *pb = &b[0]
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange(pieces(n), schedule="static"):
-            kernel(py + i * PIECE, pa + i * PIECE, pb + i * PIECE, length(n, i))
+    cdef Job job = passing(sizeof(real), y.shape[0], 1)
+    job.kernel, job.y, job.x, job.other = kernel, <char *>&y[0], <const char *>&a[0], <const char *>&b[0]
+    with nogil:
+        share(&job, piece_of_two, pieces(&job), num_threads)
 
 
 def add(real[::1] y, const real[::1] a, const real[::1] b, int num_threads):
@@ -67,107 +109,127 @@ def tanh_grad(real[::1] dx, const real[::1] y, const real[::1] dy, int num_threa
     run(kernels_for(sizeof(real)).tanh_grad, dx, y, dy, num_threads)
 
 
+cdef void dropout_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
+    cdef fc_index at = place(job, task), first = task * job.piece
+    job.fc.dropout(job.y + at, job.where + first if job.where != NULL else NULL, job.x + at, length(job, task), first // 4,
+                   job.seed, job.threshold, job.scale)
+
+
 def dropout(real[::1] y, const real[::1] x, uint64_t seed, uint32_t threshold, double scale, int num_threads,
             uint8_t[::1] where=None):
     """where: a pool's bytes of the same elements, which become FC_DEAD where an element is dropped."""
-    cdef const fc_kernels *fc = kernels_for(sizeof(real))
-    cdef fc_index i, n = x.shape[0]
-    cdef real *py = &y[0]
-    cdef const real *px = &x[0]
-    cdef uint8_t *bytes = NULL if where is None else &where[0]
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange(pieces(n), schedule="static"):
-            fc.dropout(py + i * PIECE, bytes + i * PIECE if bytes != NULL else NULL, px + i * PIECE, length(n, i),
-                       i * PIECE // 4, seed, threshold, scale)
+    cdef Job job = passing(sizeof(real), x.shape[0], 1)
+    job.y, job.x, job.where = <char *>&y[0], <const char *>&x[0], NULL if where is None else &where[0]
+    job.seed, job.threshold, job.scale = seed, threshold, scale
+    with nogil:
+        share(&job, dropout_piece, pieces(&job), num_threads)
+
+
+cdef void bias_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
+    cdef fc_index at = place(job, task)
+    job.fc.bias_add(job.y + at, job.x + at, job.other, length(job, task), job.c)
 
 
 def bias_add(real[:, ::1] y, const real[:, ::1] x, const real[::1] bias, int num_threads):
     """Rows of channels."""
-    cdef const fc_kernels *fc = kernels_for(sizeof(real))
-    cdef fc_index i, c = x.shape[1], rows = x.shape[0]
-    cdef fc_index step = max(1, PIECE // c)
-    cdef real *py = &y[0, 0]
-    cdef const real *px = &x[0, 0]
-    cdef const real *pb = &bias[0]
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange((rows + step - 1) // step, schedule="static"):
-            fc.bias_add(py + i * step * c, px + i * step * c, pb, min(step, rows - i * step), c)
+    cdef Job job = passing(sizeof(real), x.shape[0], x.shape[1])
+    job.y, job.x, job.other = <char *>&y[0, 0], <const char *>&x[0, 0], <const char *>&bias[0]
+    with nogil:
+        share(&job, bias_piece, pieces(&job), num_threads)
 
 
-cdef void copy_rows(char *to, fc_index to_step, const char *source, fc_index source_step, fc_index rows, fc_index size,
-                    int num_threads) noexcept:
-    """Rows of `size` bytes, so many bytes apart."""
-    cdef fc_index i, r, step = max(1, 4 * PIECE // size)
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange((rows + step - 1) // step, schedule="static"):
-            for r in range(i * step, min(rows, (i + 1) * step)):
-                memcpy(to + r * to_step, source + r * source_step, size)
+cdef void copy_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
+    cdef fc_index first = task * job.piece, r
+    for r in range(first, first + length(job, task)):
+        memcpy(job.y + r * job.y_step, job.x + r * job.x_step, job.row_bytes)
+
+
+cdef void copy(real[:, ::1] y, fc_index y_first, const real[:, ::1] x, fc_index x_first, fc_index c, int num_threads) noexcept:
+    """Channels x_first .. x_first + c - 1 of rows of channels become those from y_first on."""
+    cdef Job job = passing(sizeof(real), x.shape[0], c)
+    job.y, job.x = <char *>(&y[0, 0] + y_first), <const char *>(&x[0, 0] + x_first)
+    job.y_step, job.x_step, job.row_bytes = y.shape[1] * sizeof(real), x.shape[1] * sizeof(real), c * sizeof(real)
+    with nogil:
+        share(&job, copy_piece, pieces(&job), num_threads)
 
 
 def join(real[:, ::1] whole, const real[:, ::1] part, fc_index first, int num_threads):
     """Channels first .. of rows of channels become those of the part."""
-    copy_rows(<char *>(&whole[0, 0] + first), whole.shape[1] * sizeof(real), <const char *>&part[0, 0],
-              part.shape[1] * sizeof(real), part.shape[0], part.shape[1] * sizeof(real), num_threads)
+    copy(whole, first, part, 0, part.shape[1], num_threads)
 
 
 def split(const real[:, ::1] whole, real[:, ::1] part, fc_index first, int num_threads):
     """The reverse of join."""
-    copy_rows(<char *>&part[0, 0], part.shape[1] * sizeof(real), <const char *>(&whole[0, 0] + first),
-              whole.shape[1] * sizeof(real), part.shape[0], part.shape[1] * sizeof(real), num_threads)
+    copy(part, 0, whole, first, part.shape[1], num_threads)
 
 
-cdef void add_run(const fc_kernels *fc, double *sum, real *block, const real *x, fc_index rows, fc_index c) noexcept nogil:
-    """sum[c] += the sum of so many rows of x; block[c]: scratch memory."""
-    cdef fc_index first, channel, i
-    for i in range((rows + BLOCK - 1) // BLOCK):
-        first = i * BLOCK
-        fc.column_sum(block, x + first * c, min(BLOCK, rows - first), c)
-        for channel in range(c):
-            sum[channel] += block[channel]
+cdef inline void add_block(double *sum, const real *block, fc_index c) noexcept nogil:
+    cdef fc_index i
+    for i in range(c):
+        sum[i] += block[i]
+
+
+cdef void sum_run(const void *any_job, fc_index run, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
+    cdef fc_index row = run * job.rows // job.runs, last = (run + 1) * job.rows // job.runs
+    cdef double *sum = job.partial + 2 * run * job.c
+    cdef void *block = sum + job.c
+    while row < last:
+        job.fc.column_sum(block, job.x + row * job.c * job.fc.itemsize, min(BLOCK, last - row), job.c)
+        if job.fc.itemsize == sizeof(float):
+            add_block(sum, <const float *>block, job.c)
+        else:
+            add_block(sum, <const double *>block, job.c)
+        row += BLOCK
 
 
 def column_sum(real[::1] total, const real[:, ::1] x, int num_threads):
     """total[c] = the sum of x's rows: partial sums, added in order."""
-    cdef const fc_kernels *fc = kernels_for(sizeof(real))
-    cdef fc_index i, run, c = x.shape[1], rows = x.shape[0], runs = min(RUNS, (rows + BLOCK - 1) // BLOCK)
-    cdef const real *px = &x[0, 0]
-    cdef double *partial = <double *>calloc(2 * runs * c, sizeof(double))  # and behind each a block's sum
-    if partial == NULL:
+    cdef Job job = passing(sizeof(real), x.shape[0], x.shape[1])
+    cdef fc_index i, run
+    job.x, job.runs = <const char *>&x[0, 0], min(RUNS, ceil_div(job.rows, BLOCK))
+    job.partial = <double *>calloc(2 * job.runs * job.c, sizeof(double))
+    if job.partial == NULL:
         raise MemoryError("fastconv: no memory for the partial sums of a bias gradient")
     with nogil:
-        with parallel(num_threads=num_threads):
-            for run in prange(runs, schedule="static"):
-                add_run(fc, partial + 2 * run * c, <real *>(partial + (2 * run + 1) * c), px + run * rows // runs * c,
-                        (run + 1) * rows // runs - run * rows // runs, c)
-        for run in range(1, runs):
-            for i in range(c):
-                partial[i] += partial[2 * run * c + i]
-        for i in range(c):
-            total[i] = <real>partial[i]
-        free(partial)
+        share(&job, sum_run, job.runs, num_threads)
+        for run in range(1, job.runs):
+            for i in range(job.c):
+                job.partial[i] += job.partial[2 * run * job.c + i]
+        for i in range(job.c):
+            total[i] = <real>job.partial[i]
+        free(job.partial)
+
+
+cdef void adam_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
+    cdef fc_index at = place(job, task)
+    job.fc.adam(job.y + at, job.x + at, job.m + at, job.v + at, length(job, task), job.rate, job.beta_1, job.beta_2, job.epsilon)
 
 
 def adam(real[::1] parameters, const real[::1] gradients, real[::1] m, real[::1] v, double rate, double beta_1, double beta_2,
          double epsilon, int num_threads):
     """One step of Adam, in place; `rate` holds the bias correction."""
-    cdef const fc_kernels *fc = kernels_for(sizeof(real))
-    cdef fc_index i, n = parameters.shape[0]
-    cdef real *pp = &parameters[0]
-    cdef const real *pg = &gradients[0]
-    cdef real *pm = &m[0]
-    cdef real *pv = &v[0]
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange(pieces(n), schedule="static"):
-            fc.adam(pp + i * PIECE, pg + i * PIECE, pm + i * PIECE, pv + i * PIECE, length(n, i), rate, beta_1, beta_2, epsilon)
+    cdef Job job = passing(sizeof(real), parameters.shape[0], 1)
+    job.y, job.x, job.m, job.v = <char *>&parameters[0], <const char *>&gradients[0], <char *>&m[0], <char *>&v[0]
+    job.rate, job.beta_1, job.beta_2, job.epsilon = rate, beta_1, beta_2, epsilon
+    with nogil:
+        share(&job, adam_piece, pieces(&job), num_threads)
+
+
+cdef void sgd_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
+    cdef fc_index at = place(job, task)
+    job.fc.sgd(job.y + at, job.x + at, job.v + at, length(job, task), job.rate, job.momentum)
 
 
 def sgd(real[::1] parameters, const real[::1] gradients, real[::1] velocity, double rate, double momentum, int num_threads):
     """One step of SGD with momentum, in place."""
-    cdef const fc_kernels *fc = kernels_for(sizeof(real))
-    cdef fc_index i, n = parameters.shape[0]
-    cdef real *pp = &parameters[0]
-    cdef const real *pg = &gradients[0]
-    cdef real *pv = &velocity[0]
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange(pieces(n), schedule="static"):
-            fc.sgd(pp + i * PIECE, pg + i * PIECE, pv + i * PIECE, length(n, i), rate, momentum)
+    cdef Job job = passing(sizeof(real), parameters.shape[0], 1)
+    job.y, job.x, job.v = <char *>&parameters[0], <const char *>&gradients[0], <char *>&velocity[0]
+    job.rate, job.momentum = rate, momentum
+    with nogil:
+        share(&job, sgd_piece, pieces(&job), num_threads)

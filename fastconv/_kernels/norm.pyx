@@ -3,13 +3,14 @@
 Sums over the rows are taken in runs, whose number depends on the shape alone; each goes from its first row to its last in
 double, and the runs are joined in order.  So the bits do not depend on the number of threads.
 """
-from cython.parallel cimport parallel, prange, threadid
 from libc.math cimport sqrt
 from libc.string cimport memset
 
+from fastconv._kernels.blocks cimport at_element, ceil_div, whole_lines
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport fc_index, fc_kernels
 from fastconv._kernels.memory cimport Block, scratch
+from fastconv._kernels.team cimport share
 
 ctypedef fused real:
     float
@@ -25,62 +26,105 @@ cdef fc_index PIECE = 1 << 13
 cdef fc_index LRN_PIECE = 1 << 11
 
 
-cdef inline fc_index blocks(fc_index rows) noexcept nogil:
-    return (rows + BLOCK - 1) // BLOCK
+cdef struct Job:
+    const fc_kernels *fc
+    fc_index rows, c                  # of channels
+    fc_index piece, runs              # rows that a task takes; or into how many runs they are cut
+    char *y
+    const char *x
+    const char *dy
+    const char *mean                  # [c], and so are
+    const char *gain
+    const char *offset                # or NULL
+    const char *level
+    const char *tilt
+    const char *side                  # as y, or NULL
+    bint relu
+    double *sums                      # [runs][2][c]
+    double *totals                    # [runs][c] scratch memory
+    # lrn
+    const char *normalized            # its result
+    char *padded                      # [threads][padded_bytes]
+    fc_index radius, padded_bytes
+    double bias, alpha, beta
 
 
-cdef inline fc_index count_runs(fc_index rows) noexcept nogil:
-    return min(RUNS, blocks(rows))
+cdef Job passing(fc_index size, fc_index rows, fc_index c, fc_index elements) noexcept:
+    """elements: of a piece."""
+    cdef Job job
+    memset(&job, 0, sizeof(Job))
+    job.fc, job.rows, job.c = kernels_for(size), rows, c
+    job.piece, job.runs = max(1, elements // c), min(RUNS, ceil_div(rows, BLOCK))
+    return job
 
 
-cdef void run_moments(const fc_kernels *fc, double *sums, char *total, const char *x, fc_index rows, fc_index c) noexcept nogil:
-    """sums: the mean [c] of so many rows, and the sum [c] of the squared deviations from it; total: scratch memory."""
-    cdef fc_index i, row
-    memset(sums, 0, 2 * c * sizeof(double))
-    for i in range(blocks(rows)):
-        row = i * BLOCK
-        fc.column_sum(total, x + row * c * fc.itemsize, min(BLOCK, rows - row), c)
-        fc.moments(sums, row, total, x + row * c * fc.itemsize, min(BLOCK, rows - row), c)
+cdef inline fc_index pieces(const Job *job) noexcept nogil:
+    return ceil_div(job.rows, job.piece)
 
 
-cdef void run_gradient_sums(const fc_kernels *fc, double *sums, const char *dy, const char *x, const char *mean,
-                            const char *gain, const char *offset, fc_index rows, fc_index c) noexcept nogil:
-    cdef fc_index i, row, at
-    memset(sums, 0, 2 * c * sizeof(double))
-    for i in range(blocks(rows)):
-        row = i * BLOCK
-        at = row * c * fc.itemsize
-        fc.normalize_sums(sums, dy + at, x + at, mean, gain, offset, min(BLOCK, rows - row), c)
+cdef inline fc_index length(const Job *job, fc_index task) noexcept nogil:
+    return min(job.piece, job.rows - task * job.piece)
+
+
+cdef inline fc_index row_place(const Job *job, fc_index row) noexcept nogil:
+    """In bytes."""
+    return row * job.c * job.fc.itemsize
+
+
+cdef inline fc_index place(const Job *job, fc_index task) noexcept nogil:
+    """Where a piece begins."""
+    return row_place(job, task * job.piece)
+
+
+cdef void moments_of_run(const void *any_job, fc_index run, int thread) noexcept nogil:
+    """sums: the mean of the run's rows, and the sum of the squared deviations from it."""
+    cdef const Job *job = <const Job *>any_job
+    cdef fc_index first = run * job.rows // job.runs, last = (run + 1) * job.rows // job.runs, row = first, n
+    cdef double *sums = job.sums + 2 * run * job.c
+    cdef double *total = job.totals + run * job.c
+    memset(sums, 0, 2 * job.c * sizeof(double))
+    while row < last:
+        n = min(BLOCK, last - row)
+        job.fc.column_sum(total, job.x + row_place(job, row), n, job.c)
+        job.fc.moments(sums, row - first, total, job.x + row_place(job, row), n, job.c)
+        row += BLOCK
+
+
+cdef void gradient_sums_of_run(const void *any_job, fc_index run, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
+    cdef fc_index row = run * job.rows // job.runs, last = (run + 1) * job.rows // job.runs
+    cdef double *sums = job.sums + 2 * run * job.c
+    memset(sums, 0, 2 * job.c * sizeof(double))
+    while row < last:
+        job.fc.normalize_sums(sums, job.dy + row_place(job, row), job.x + row_place(job, row), job.mean, job.gain, job.offset,
+                              min(BLOCK, last - row), job.c)
+        row += BLOCK
 
 
 cdef void join_moments(double *sums, const double *others, fc_index before, fc_index rows, fc_index c) noexcept nogil:
     """Join the moments of other `rows` rows to those of `before` rows (the sources: src_c/norm_tmpl.h)."""
     cdef fc_index ch
-    cdef double delta, share = <double>rows / <double>(before + rows)
+    cdef double delta, part = <double>rows / <double>(before + rows)
     for ch in range(c):
         delta = others[ch] - sums[ch]
-        sums[ch] += delta * share
-        sums[c + ch] += others[c + ch] + delta * delta * share * before
+        sums[ch] += delta * part
+        sums[c + ch] += others[c + ch] + delta * delta * part * before
 
 
 def moments(real[::1] mean, real[::1] variance, const real[:, ::1] x, int num_threads):
     """Of each column of x."""
-    cdef const fc_kernels *fc = kernels_for(sizeof(real))
-    cdef fc_index i, first, last, rows = x.shape[0], c = x.shape[1], runs = count_runs(rows)
-    cdef const char *px = <const char *>&x[0, 0]
-    cdef Block block = scratch(runs * 3 * c * sizeof(double))
-    cdef double *sums = <double *>block.data
-    cdef double *totals = sums + 2 * runs * c
+    cdef Job job = passing(sizeof(real), x.shape[0], x.shape[1], PIECE)
+    cdef fc_index i, first, last
+    cdef Block block = scratch(job.runs * 3 * job.c * sizeof(double))
+    job.x, job.sums = <const char *>&x[0, 0], <double *>block.data
+    job.totals = job.sums + 2 * job.runs * job.c
     with nogil:
-        with parallel(num_threads=num_threads):
-            for i in prange(runs, schedule="static"):
-                first, last = i * rows // runs, (i + 1) * rows // runs
-                run_moments(fc, sums + 2 * i * c, <char *>(totals + i * c), px + first * c * fc.itemsize, last - first, c)
-        for i in range(1, runs):
-            first, last = i * rows // runs, (i + 1) * rows // runs
-            join_moments(sums, sums + 2 * i * c, first, last - first, c)
-        for i in range(c):
-            mean[i], variance[i] = <real>sums[i], <real>(sums[c + i] / rows)
+        share(&job, moments_of_run, job.runs, num_threads)
+        for i in range(1, job.runs):
+            first, last = i * job.rows // job.runs, (i + 1) * job.rows // job.runs
+            join_moments(job.sums, job.sums + 2 * i * job.c, first, last - first, job.c)
+        for i in range(job.c):
+            mean[i], variance[i] = <real>job.sums[i], <real>(job.sums[job.c + i] / job.rows)
 
 
 def line(real[::1] gain, real[::1] offset, double epsilon, const real[::1] scale, const real[::1] mean,
@@ -94,107 +138,101 @@ def line(real[::1] gain, real[::1] offset, double epsilon, const real[::1] scale
         gain[i], offset[i] = <real>factor, <real>(shift[i] + (summand - mean[i]) * factor)
 
 
+cdef void normalize_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
+    cdef fc_index at = place(job, task)
+    job.fc.normalize(job.y + at, job.x + at, job.mean, job.gain, job.offset, at_element(job.side, at, 1), job.relu,
+                     length(job, task), job.c)
+
+
 def normalize(real[:, ::1] y, const real[:, ::1] x, const real[::1] mean, const real[::1] gain, const real[::1] offset,
               const real[:, ::1] side, bint relu, int num_threads):
     """y = (x - mean) * gain + offset of rows of channels, + side (or None), relu."""
-    cdef const fc_kernels *fc = kernels_for(sizeof(real))
-    cdef fc_index i, c = x.shape[1], rows = x.shape[0]
-    cdef fc_index step = max(1, PIECE // c)
-    cdef real *py = &y[0, 0]
-    cdef const real *px = &x[0, 0]
-    cdef const real *pm = &mean[0]
-    cdef const real *pg = &gain[0]
-    cdef const real *po = &offset[0]
-    cdef const real *ps = NULL
+    cdef Job job = passing(sizeof(real), x.shape[0], x.shape[1], PIECE)
+    job.y, job.x, job.relu = <char *>&y[0, 0], <const char *>&x[0, 0], relu
+    job.mean, job.gain, job.offset = <const char *>&mean[0], <const char *>&gain[0], <const char *>&offset[0]
     if side is not None:
-        ps = &side[0, 0]
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange((rows + step - 1) // step, schedule="static"):
-            fc.normalize(py + i * step * c, px + i * step * c, pm, pg, po, ps + i * step * c if ps != NULL else NULL, relu,
-                         min(step, rows - i * step), c)
+        job.side = <const char *>&side[0, 0]
+    with nogil:
+        share(&job, normalize_piece, pieces(&job), num_threads)
 
 
 def normalize_sums(double[:, ::1] total, const real[:, ::1] dy, const real[:, ::1] x, const real[::1] mean,
                    const real[::1] gain, const real[::1] offset, int num_threads):
     """total[0] = the sum over the rows of dy, total[1] = that of dy * (x - mean); offset (or None): dy behind a relu."""
-    cdef const fc_kernels *fc = kernels_for(sizeof(real))
-    cdef fc_index i, first, last, rows = x.shape[0], c = x.shape[1], runs = count_runs(rows)
-    cdef const char *pdy = <const char *>&dy[0, 0]
-    cdef const char *px = <const char *>&x[0, 0]
-    cdef const char *pm = <const char *>&mean[0]
-    cdef const char *pg = <const char *>&gain[0]
-    cdef const char *po = NULL
+    cdef Job job = passing(sizeof(real), x.shape[0], x.shape[1], PIECE)
+    cdef fc_index i, run
     cdef double *out = &total[0, 0]
-    cdef Block block = scratch(runs * 2 * c * sizeof(double))
-    cdef double *sums = <double *>block.data
+    cdef Block block = scratch(job.runs * 2 * job.c * sizeof(double))
+    job.dy, job.x, job.sums = <const char *>&dy[0, 0], <const char *>&x[0, 0], <double *>block.data
+    job.mean, job.gain = <const char *>&mean[0], <const char *>&gain[0]
     if offset is not None:
-        po = <const char *>&offset[0]
+        job.offset = <const char *>&offset[0]
     with nogil:
-        with parallel(num_threads=num_threads):
-            for i in prange(runs, schedule="static"):
-                first, last = i * rows // runs, (i + 1) * rows // runs
-                run_gradient_sums(fc, sums + 2 * i * c, pdy + first * c * fc.itemsize, px + first * c * fc.itemsize, pm, pg, po,
-                                  last - first, c)
-        memset(out, 0, 2 * c * sizeof(double))
-        for first in range(runs):
-            for i in range(2 * c):
-                out[i] += sums[2 * first * c + i]
+        share(&job, gradient_sums_of_run, job.runs, num_threads)
+        memset(out, 0, 2 * job.c * sizeof(double))
+        for run in range(job.runs):
+            for i in range(2 * job.c):
+                out[i] += job.sums[2 * run * job.c + i]
+
+
+cdef void gradient_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
+    cdef fc_index at = place(job, task)
+    job.fc.normalize_grad(job.y + at, job.dy + at, job.x + at, job.mean, job.gain, job.offset, job.level, job.tilt,
+                          length(job, task), job.c)
 
 
 def normalize_grad(real[:, ::1] dx, const real[:, ::1] dy, const real[:, ::1] x, const real[::1] mean, const real[::1] gain,
                    const real[::1] offset, const real[::1] level, const real[::1] tilt, int num_threads):
     """dx = (dy - level - (x - mean) * tilt) * gain of rows of channels; offset (or None): dy behind a relu."""
-    cdef const fc_kernels *fc = kernels_for(sizeof(real))
-    cdef fc_index i, c = x.shape[1], rows = x.shape[0]
-    cdef fc_index step = max(1, PIECE // c)
-    cdef real *pdx = &dx[0, 0]
-    cdef const real *pdy = &dy[0, 0]
-    cdef const real *px = &x[0, 0]
-    cdef const real *pm = &mean[0]
-    cdef const real *pg = &gain[0]
-    cdef const real *po = NULL
-    cdef const real *pl = &level[0]
-    cdef const real *pt = &tilt[0]
+    cdef Job job = passing(sizeof(real), x.shape[0], x.shape[1], PIECE)
+    job.y, job.dy, job.x = <char *>&dx[0, 0], <const char *>&dy[0, 0], <const char *>&x[0, 0]
+    job.mean, job.gain = <const char *>&mean[0], <const char *>&gain[0]
+    job.level, job.tilt = <const char *>&level[0], <const char *>&tilt[0]
     if offset is not None:
-        po = &offset[0]
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange((rows + step - 1) // step, schedule="static"):
-            fc.normalize_grad(pdx + i * step * c, pdy + i * step * c, px + i * step * c, pm, pg, po, pl, pt,
-                              min(step, rows - i * step), c)
+        job.offset = <const char *>&offset[0]
+    with nogil:
+        share(&job, gradient_piece, pieces(&job), num_threads)
 
 
-cdef inline fc_index padded_bytes(const fc_kernels *fc, fc_index rows, fc_index c, fc_index radius) noexcept nogil:
-    """Scratch memory of a thread for lrn, in whole cache lines."""
-    return ((rows * (c + radius) + radius + fc.vl) * fc.itemsize + 63) // 64 * 64
+cdef void lrn_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
+    cdef fc_index at = place(job, task)
+    job.fc.lrn(job.y + at, job.padded + thread * job.padded_bytes, job.x + at, length(job, task), job.c, job.radius, job.bias,
+               job.alpha, job.beta)
+
+
+cdef void lrn_gradient_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
+    cdef fc_index at = place(job, task)
+    job.fc.lrn_grad(job.y + at, job.padded + thread * job.padded_bytes, job.dy + at, job.x + at, job.normalized + at,
+                    length(job, task), job.c, job.radius, job.bias, job.alpha, job.beta)
+
+
+cdef fc_index pad(Job *job, fc_index radius) noexcept:
+    """A thread's scratch memory for lrn, in whole cache lines."""
+    cdef fc_index rows = min(job.piece, job.rows)
+    job.radius, job.padded_bytes = radius, whole_lines((rows * (job.c + radius) + radius + job.fc.vl) * job.fc.itemsize)
+    return job.padded_bytes
 
 
 def lrn(real[:, ::1] y, const real[:, ::1] x, fc_index radius, double bias, double alpha, double beta, int num_threads):
     """Local response normalization of rows of channels."""
-    cdef const fc_kernels *fc = kernels_for(sizeof(real))
-    cdef fc_index i, c = x.shape[1], rows = x.shape[0]
-    cdef fc_index step = min(rows, max(1, LRN_PIECE // c)), n_bytes = padded_bytes(fc, step, c, radius)
-    cdef real *py = &y[0, 0]
-    cdef const real *px = &x[0, 0]
-    cdef Block block = scratch(num_threads * n_bytes)
-    cdef char *padded = block.data
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange((rows + step - 1) // step, schedule="static"):
-            fc.lrn(py + i * step * c, padded + threadid() * n_bytes, px + i * step * c, min(step, rows - i * step), c, radius,
-                   bias, alpha, beta)
+    cdef Job job = passing(sizeof(real), x.shape[0], x.shape[1], LRN_PIECE)
+    cdef Block block = scratch(num_threads * pad(&job, radius))
+    job.y, job.x, job.padded = <char *>&y[0, 0], <const char *>&x[0, 0], block.data
+    job.bias, job.alpha, job.beta = bias, alpha, beta
+    with nogil:
+        share(&job, lrn_piece, pieces(&job), num_threads)
 
 
 def lrn_grad(real[:, ::1] dx, const real[:, ::1] dy, const real[:, ::1] x, const real[:, ::1] y, fc_index radius, double bias,
              double alpha, double beta, int num_threads):
-    cdef const fc_kernels *fc = kernels_for(sizeof(real))
-    cdef fc_index i, c = x.shape[1], rows = x.shape[0]
-    cdef fc_index step = min(rows, max(1, LRN_PIECE // c)), n_bytes = padded_bytes(fc, step, c, radius)
-    cdef real *pdx = &dx[0, 0]
-    cdef const real *pdy = &dy[0, 0]
-    cdef const real *px = &x[0, 0]
-    cdef const real *py = &y[0, 0]
-    cdef Block block = scratch(num_threads * n_bytes)
-    cdef char *padded = block.data
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange((rows + step - 1) // step, schedule="static"):
-            fc.lrn_grad(pdx + i * step * c, padded + threadid() * n_bytes, pdy + i * step * c, px + i * step * c,
-                        py + i * step * c, min(step, rows - i * step), c, radius, bias, alpha, beta)
+    cdef Job job = passing(sizeof(real), x.shape[0], x.shape[1], LRN_PIECE)
+    cdef Block block = scratch(num_threads * pad(&job, radius))
+    job.y, job.dy, job.x = <char *>&dx[0, 0], <const char *>&dy[0, 0], <const char *>&x[0, 0]
+    job.normalized, job.padded = <const char *>&y[0, 0], block.data
+    job.bias, job.alpha, job.beta = bias, alpha, beta
+    with nogil:
+        share(&job, lrn_gradient_piece, pieces(&job), num_threads)

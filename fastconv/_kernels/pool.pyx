@@ -6,7 +6,6 @@ A max pool's gradient finds the windows' maxima anew if nobody has kept their ta
 An average's adds window by window and meets the same pixel from several rows, so a thread owns a whole image, or some of its
 channels: no two threads meet, and the order of the sums does not depend on their number.
 """
-from cython.parallel cimport parallel, prange, threadid
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -15,6 +14,7 @@ from fastconv._kernels.blocks cimport whole_lines
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport fc_index, fc_kernels
 from fastconv._kernels.memory cimport Block, scratch
+from fastconv._kernels.team cimport compute_task, share, share_phases
 
 ctypedef fused real:
     float
@@ -38,6 +38,8 @@ cdef struct Job:
     char *y                          # [n][oh][ow][c]
     int64_t *argmax                  # [n][oh][ow][c] or NULL
     uint8_t *where                   # [n][oh][ow][c] or NULL
+    char *row                        # [threads][row_bytes] a row of results that nobody asks for
+    fc_index row_bytes
     const char *dy                   # [n][oh][ow][c]
     char *dx                         # [n][h][w][c]
     fc_index n, h, w, c, oh, ow
@@ -93,7 +95,8 @@ cdef inline const char *window_row(const Job *job, fc_index task) noexcept nogil
     return job.x + (task // job.oh * job.h + job.top[task % job.oh]) * job.w * job.c * job.size
 
 
-cdef void pool_row(const Job *job, fc_index task) noexcept nogil:
+cdef void pool_row(const void *any_job, fc_index task, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
     cdef fc_index oh = task % job.oh, h = job.bottom[oh] - job.top[oh], row = job.w * job.c
     cdef const char *x = window_row(job, task)
     cdef char *y = job.y + task * job.ow * job.c * job.size
@@ -119,6 +122,12 @@ cdef void max_row(const Job *job, char *y, uint8_t *where, const char *x, fc_ind
         ow += m
 
 
+cdef void find_row(const void *any_job, fc_index task, int thread) noexcept nogil:
+    """The bytes of one row of results."""
+    cdef const Job *job = <const Job *>any_job
+    max_row(job, job.row + thread * job.row_bytes, job.where + task * job.ow * job.c, window_row(job, task), task % job.oh)
+
+
 cdef void argmax_row(const Job *job, char *y, int64_t *argmax, const char *x, fc_index oh) noexcept nogil:
     cdef fc_index i
     job.fc.max_pool_argmax_row(y, argmax, x, job.w * job.c, job.bottom[oh] - job.top[oh], job.w, job.left, job.right, job.ow,
@@ -132,8 +141,9 @@ cdef fc_index first_window(fc_index at, fc_index kernel, fc_index stride) noexce
     return 0 if at < kernel else (at - kernel) // stride + 1
 
 
-cdef void gather_row(const Job *job, fc_index task) noexcept nogil:
+cdef void gather_row(const void *any_job, fc_index task, int thread) noexcept nogil:
     """One row of dx: pixels a stride apart lie alike in their windows, and are a run."""
+    cdef const Job *job = <const Job *>any_job
     cdef fc_index n = task // job.h, at = task % job.h + job.above, row = job.ow * job.c, phase, q
     cdef fc_index top = first_window(at, job.kh, job.sh), rows = max(min(at // job.sh + 1, job.oh) - top, 0)
     cdef const char *dy = job.dy + (n * job.oh + top) * row * job.size
@@ -167,7 +177,8 @@ cdef void clear_rows(const Job *job, char *dx, fc_index first_row, fc_index last
             memset(dx + pixel * job.c * job.size, 0, count * job.size)
 
 
-cdef void average_grad(const Job *job, fc_index task) noexcept nogil:
+cdef void average_grad(const void *any_job, fc_index task, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
     cdef fc_index n = task // job.blocks, first = task % job.blocks * job.channels, oh, row = job.w * job.c, x_at, y_at
     cdef fc_index count = min(job.channels, job.c - first), cleared = 0
     cdef char *dx = job.dx + (n * job.h * row + first) * job.size
@@ -183,39 +194,11 @@ cdef void average_grad(const Job *job, fc_index task) noexcept nogil:
     clear_rows(job, dx, cleared, job.h, count)
 
 
-cdef int run_rows(Job *job, fc_index size, vertical, horizontal, int num_threads) except -1:
-    cdef fc_index i
+cdef int run(Job *job, compute_task compute, fc_index count, fc_index size, vertical, horizontal, int num_threads) except -1:
     try:
         plan(job, size, vertical, horizontal)
-        with nogil, parallel(num_threads=num_threads):
-            for i in prange(job.n * job.oh, schedule="static"):
-                pool_row(job, i)
-    finally:
-        free(job.top)
-    return 0
-
-
-cdef int run_images(Job *job, fc_index size, vertical, horizontal, int num_threads) except -1:
-    cdef fc_index i
-    job.channels = job.c if job.n >= FEW_IMAGES else min(job.c, CHANNELS)
-    job.blocks = (job.c + job.channels - 1) // job.channels
-    try:
-        plan(job, size, vertical, horizontal)
-        with nogil, parallel(num_threads=num_threads):
-            for i in prange(job.n * job.blocks, schedule="static"):
-                average_grad(job, i)
-    finally:
-        free(job.top)
-    return 0
-
-
-cdef int run_gather(Job *job, fc_index size, vertical, horizontal, int num_threads) except -1:
-    cdef fc_index i
-    try:
-        plan(job, size, vertical, horizontal)
-        with nogil, parallel(num_threads=num_threads):
-            for i in prange(job.n * job.h, schedule="static"):
-                gather_row(job, i)
+        with nogil:
+            share(job, compute, count, num_threads)
     finally:
         free(job.top)
     return 0
@@ -223,19 +206,17 @@ cdef int run_gather(Job *job, fc_index size, vertical, horizontal, int num_threa
 
 cdef int run_max_grad(Job *job, fc_index size, vertical, horizontal, int num_threads) except -1:
     """Nobody asks for the maxima themselves: a thread writes each row of them over the one before."""
-    cdef fc_index i, row, row_bytes
+    cdef fc_index row
     cdef Block block
     try:
         plan(job, size, vertical, horizontal)
         row = job.ow * job.c
-        row_bytes = whole_lines(row * size)
-        block = scratch(num_threads * row_bytes + job.n * job.oh * row)
-        job.where = <uint8_t *>block.data + num_threads * row_bytes
-        with nogil, parallel(num_threads=num_threads):
-            for i in prange(job.n * job.oh, schedule="static"):
-                max_row(job, block.data + threadid() * row_bytes, job.where + i * row, window_row(job, i), i % job.oh)
-            for i in prange(job.n * job.h, schedule="static"):
-                gather_row(job, i)
+        job.row_bytes = whole_lines(row * size)
+        block = scratch(num_threads * job.row_bytes + job.n * job.oh * row)
+        job.row = block.data
+        job.where = <uint8_t *>block.data + num_threads * job.row_bytes
+        with nogil:
+            share_phases(job, find_row, job.n * job.oh, gather_row, job.n * job.h, num_threads)
     finally:
         free(job.top)
     return 0
@@ -255,7 +236,7 @@ def max_pool(real[:, :, :, ::1] y, int64_t[:, :, :, ::1] argmax, uint8_t[:, :, :
         job.argmax = &argmax[0, 0, 0, 0]
     elif where is not None:
         job.where = &where[0, 0, 0, 0]
-    run_rows(&job, sizeof(real), vertical, horizontal, num_threads)
+    run(&job, pool_row, job.n * y.shape[1], sizeof(real), vertical, horizontal, num_threads)
 
 
 def avg_pool(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, vertical, horizontal, int num_threads):
@@ -264,7 +245,7 @@ def avg_pool(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, vertical, horizon
     memset(&job, 0, sizeof(Job))
     job.average, job.n, job.c = True, x.shape[0], x.shape[3]
     job.x, job.y = <const char *>&x[0, 0, 0, 0], <char *>&y[0, 0, 0, 0]
-    run_rows(&job, sizeof(real), vertical, horizontal, num_threads)
+    run(&job, pool_row, job.n * y.shape[1], sizeof(real), vertical, horizontal, num_threads)
 
 
 def max_pool_grad(real[:, :, :, ::1] dx, const real[:, :, :, ::1] x, const real[:, :, :, ::1] dy, vertical, horizontal,
@@ -284,7 +265,7 @@ def max_pool_gather(real[:, :, :, ::1] dx, const real[:, :, :, ::1] dy, const ui
     memset(&job, 0, sizeof(Job))
     job.n, job.c = dx.shape[0], dx.shape[3]
     job.dy, job.where, job.dx = <const char *>&dy[0, 0, 0, 0], <uint8_t *>&where[0, 0, 0, 0], <char *>&dx[0, 0, 0, 0]
-    run_gather(&job, sizeof(real), vertical, horizontal, num_threads)
+    run(&job, gather_row, job.n * dx.shape[1], sizeof(real), vertical, horizontal, num_threads)
 
 
 def avg_pool_grad(real[:, :, :, ::1] dx, const real[:, :, :, ::1] dy, vertical, horizontal, int num_threads):
@@ -293,4 +274,6 @@ def avg_pool_grad(real[:, :, :, ::1] dx, const real[:, :, :, ::1] dy, vertical, 
     memset(&job, 0, sizeof(Job))
     job.average, job.n, job.c = True, dx.shape[0], dx.shape[3]
     job.dy, job.dx = <const char *>&dy[0, 0, 0, 0], <char *>&dx[0, 0, 0, 0]
-    run_images(&job, sizeof(real), vertical, horizontal, num_threads)
+    job.channels = job.c if job.n >= FEW_IMAGES else min(job.c, CHANNELS)
+    job.blocks = (job.c + job.channels - 1) // job.channels
+    run(&job, average_grad, job.n * job.blocks, sizeof(real), vertical, horizontal, num_threads)

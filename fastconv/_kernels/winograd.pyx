@@ -26,14 +26,13 @@ those that have a point lie together: each of its products takes these alone.
 
 1xn and nx1 filters are the same in one dimension: along an axis of one tap there is one point, one result a tile.
 """
-from cython.parallel cimport parallel, prange, threadid
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastconv._kernels.blocks cimport (
     Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, at_element, read_axis, read_images,
-    run_of_tasks, whole_lines, window_pixels,
+    whole_lines, window_pixels,
 )
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport (
@@ -41,6 +40,7 @@ from fastconv._kernels.kernels cimport (
     fc_kernels, fc_prefetch,
 )
 from fastconv._kernels.memory cimport Block, scratch
+from fastconv._kernels.team cimport share_phases
 
 ctypedef fused real:
     float
@@ -129,6 +129,8 @@ cdef struct Job:
     fc_index *row                     # [block] a tile's row of V
     fc_index *place                   # [block] a tile's row of S
     fc_index *count                   # [max(c, k)] 0, 1, 2, ..
+    char *scratch                     # [threads][thread_bytes]
+    fc_index thread_bytes
     fc_index *dw_row                  # [part_c] a channel's row of a gradient's S
     # correlate
     char *y                           # [n][yh][yw][y_pixel], of which k channels
@@ -145,6 +147,8 @@ cdef struct Job:
     fc_index together, filter_rows    # panels whose filters are read together, channels that are transformed as one task
     fc_index abreast, s_width         # panels whose S is computed together, their row of it
     bint own_u                        # of the only block: tasks share V, and each transforms its own panel's filters
+    Tiles only                        # block's
+    char *only_v
     const char *gain
     const char *bias
     const char *side                  # as y
@@ -376,8 +380,10 @@ cdef void transform_filters(const Job *job, fc_index panel, const char *filters,
                                <int>job.tv.points, <int>job.tu.points, FC_BOTH)
 
 
-cdef void transform_some_filters(const Job *job, fc_index task, char *buffer) noexcept nogil:
+cdef void transform_some_filters(const void *any_job, fc_index task, int thread) noexcept nogil:
     """Some source channels of some panels, into the U that all threads share."""
+    cdef const Job *job = <const Job *>any_job
+    cdef char *buffer = job.scratch + thread * job.thread_bytes
     cdef fc_index pieces = ceil_div(job.c, job.filter_rows), c0 = task % pieces * job.filter_rows
     cdef fc_index rows = min(job.filter_rows, job.c - c0)
     cdef fc_index panel0 = task // pieces * job.together, panel1 = min(panel0 + job.together, job.panels.count)
@@ -439,10 +445,17 @@ cdef void transform_tile(const Job *job, const Tiles *tiles, fc_index t, char *v
     transform_source(job, &tiles.tile[t], 0, job.c, FC_BOTH, v + tiles.place[t] * job.row_v * job.size, patch)
 
 
-cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept nogil:
+cdef void transform_only(const void *any_job, fc_index task, int thread) noexcept nogil:
+    """A tile of the only block, into the V that all threads share."""
+    cdef const Job *job = <const Job *>any_job
+    transform_tile(job, &job.only, task, job.only_v, job.scratch + thread * job.thread_bytes)
+
+
+cdef void correlate_block(const void *any_job, fc_index task, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
     cdef fc_index group = task % job.groups, panel0 = group * job.panels.count // job.groups, panel1, t
     cdef fc_index last = (group + 1) * job.panels.count // job.groups
-    cdef char *v = buffer
+    cdef char *v = job.scratch + thread * job.thread_bytes
     cdef char *s = v + job.v_bytes
     cdef char *patch = s + job.s_bytes
     cdef Tiles tiles
@@ -457,12 +470,13 @@ cdef void correlate_block(const Job *job, fc_index task, char *buffer) noexcept 
         panel0 = panel1
 
 
-cdef void correlate_own(const Job *job, const Tiles *tiles, fc_index group, const char *v, char *buffer) noexcept nogil:
+cdef void correlate_own(const void *any_job, fc_index group, int thread) noexcept nogil:
     """One group of panels of the only block, whose V is there; their filters are transformed into the task's own U, a run of one
     panel at a time."""
+    cdef const Job *job = <const Job *>any_job
     cdef fc_index panel0 = group * job.panels.count // job.groups, last = (group + 1) * job.panels.count // job.groups
     cdef fc_index panel, panel1, run, c, rows, at
-    cdef char *s = buffer
+    cdef char *s = job.scratch + thread * job.thread_bytes
     cdef char *u = s + job.s_bytes
     cdef char *patch = u + job.points * job.plane_u * job.size
     while panel0 < last:
@@ -474,49 +488,36 @@ cdef void correlate_own(const Job *job, const Tiles *tiles, fc_index group, cons
             for panel in range(panel0, panel1):
                 at = panel_start(&job.panels, panel) - panel_start(&job.panels, panel0)
                 transform_filters(job, panel, patch + (panel - panel0) * read_size(job, rows) * job.size, rows, u)
-                multiply(job, tiles, s + at * job.size, v, u, panel, panel + 1, c, c + rows)
-        finish_panels(job, tiles, s, panel0, panel1, patch)
+                multiply(job, &job.only, s + at * job.size, job.only_v, u, panel, panel + 1, c, c + rows)
+        finish_panels(job, &job.only, s, panel0, panel1, patch)
         panel0 = panel1
 
 
 cdef int run_correlate(Job *job, int num_threads) except -1:
-    cdef fc_index i, tasks, run, u_bytes, shared_bytes, thread_bytes, filters
+    cdef fc_index u_bytes, shared_bytes, filters, pieces
     cdef Block block
-    cdef Tiles tiles
-    cdef char *data
     plan_correlate(job, num_threads)
-    tasks = job.blocks * job.groups
-    run = run_of_tasks(tasks, num_threads)
     fill_tables(job)
     job.plane_u = plane_size(job, CHANNEL_RUN, job.width) if job.own_u else plane_size(job, job.c, job.whole_k)
     u_bytes = whole_lines(job.points * job.plane_u * job.size)
     job.v_bytes = whole_lines(job.block * job.row_v * job.size)
     job.s_bytes = whole_lines(job.points * plane_size(job, job.block, job.s_width) * job.size)
     filters = job.together * read_size(job, min(job.c, CHANNEL_RUN if job.own_u else job.filter_rows))
-    thread_bytes = whole_lines(max(filters, job.points * max(job.c, job.s_width)) * job.size)
-    if job.own_u:
-        thread_bytes += job.s_bytes + u_bytes
-        shared_bytes = job.v_bytes
-    else:
-        thread_bytes += job.s_bytes + job.v_bytes
-        shared_bytes = u_bytes
-    block = scratch(shared_bytes + num_threads * thread_bytes + job.c * job.size)
-    data = block.data
-    job.transformed = data
-    job.zeros = <const char *>memset(data + shared_bytes + num_threads * thread_bytes, 0, job.c * job.size)
-    if job.own_u:
-        find_tiles(job, 0, &tiles)
-        with nogil, parallel(num_threads=num_threads):
-            for i in prange(job.tiles, schedule="static"):
-                transform_tile(job, &tiles, i, data, data + shared_bytes + threadid() * thread_bytes)
-            for i in prange(tasks, schedule="dynamic"):
-                correlate_own(job, &tiles, i, data, data + shared_bytes + threadid() * thread_bytes)
-        return 0
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange(ceil_div(job.panels.count, job.together) * ceil_div(job.c, job.filter_rows), schedule="static"):
-            transform_some_filters(job, i, data + shared_bytes + threadid() * thread_bytes)
-        for i in prange(tasks, schedule="dynamic", chunksize=run):
-            correlate_block(job, i, data + shared_bytes + threadid() * thread_bytes)
+    job.thread_bytes = whole_lines(max(filters, job.points * max(job.c, job.s_width)) * job.size) + job.s_bytes
+    job.thread_bytes += u_bytes if job.own_u else job.v_bytes
+    shared_bytes = job.v_bytes if job.own_u else u_bytes
+    block = scratch(shared_bytes + num_threads * job.thread_bytes + job.c * job.size)
+    job.scratch = block.data + shared_bytes
+    job.zeros = <const char *>memset(job.scratch + num_threads * job.thread_bytes, 0, job.c * job.size)
+    with nogil:
+        if job.own_u:
+            job.only_v = block.data
+            find_tiles(job, 0, &job.only)
+            share_phases(job, transform_only, job.tiles, correlate_own, job.groups, num_threads)
+        else:
+            job.transformed = block.data
+            pieces = ceil_div(job.panels.count, job.together) * ceil_div(job.c, job.filter_rows)
+            share_phases(job, transform_some_filters, pieces, correlate_block, job.blocks * job.groups, num_threads)
     return 0
 
 
@@ -607,12 +608,13 @@ cdef void add_products(const Job *job, const Part *part, const Tiles *tiles, cha
                         width // job.fc.vl, width, NULL, NULL, NULL, flags)
 
 
-cdef void gradient_task(const Job *job, fc_index task, char *buffer) noexcept nogil:
+cdef void gradient_task(const void *any_job, fc_index task, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
     cdef Part part = find_part(job, task)
     cdef fc_index chunk = task // (job.parts * job.groups), block, t
     cdef fc_index first_block = chunk * job.blocks // job.chunks, last_block = (chunk + 1) * job.blocks // job.chunks
     cdef fc_index plane_w = plane_size(job, job.block, job.group_k)
-    cdef char *v = buffer
+    cdef char *v = job.scratch + thread * job.thread_bytes
     cdef char *w = v + job.points * job.plane_v * job.size
     cdef char *patch = w + job.points * plane_w * job.size
     cdef char *s = patch + job.patch_bytes
@@ -633,8 +635,9 @@ cdef void gradient_task(const Job *job, fc_index task, char *buffer) noexcept no
         finish_gradient(job, &part, chunk, t, s)
 
 
-cdef void add_chunks(const Job *job, fc_index row) noexcept nogil:
+cdef void add_chunks(const void *any_job, fc_index row, int thread) noexcept nogil:
     """One row of the gradient, a tap and a channel: the chunks' own, in order."""
+    cdef const Job *job = <const Job *>any_job
     cdef fc_index chunk, stride
     cdef char *part
     for chunk in range(1, job.chunks):
@@ -643,25 +646,20 @@ cdef void add_chunks(const Job *job, fc_index row) noexcept nogil:
 
 
 cdef int run_filter_gradient(Job *job, int num_threads) except -1:
-    cdef fc_index i, rows = job.tv.taps * job.tu.taps * job.c, partial_bytes, thread_bytes
+    cdef fc_index rows = job.tv.taps * job.tu.taps * job.c, partial_bytes
     cdef Block block
-    cdef char *data
     plan_gradient(job)
     fill_tables(job)
     job.patch_bytes = whole_lines(job.points * max(job.c, job.group_k) * job.size)
-    thread_bytes = job.patch_bytes + whole_lines(job.points * job.size * (
+    job.thread_bytes = job.patch_bytes + whole_lines(job.points * job.size * (
         job.plane_v + plane_size(job, job.block, job.group_k) + plane_size(job, job.part_c, job.group_k)))
     partial_bytes = whole_lines((job.chunks - 1) * rows * job.k * job.size)
-    block = scratch(partial_bytes + num_threads * thread_bytes + max(job.c, job.k) * job.size)
-    data = block.data
-    job.partial = data
-    job.zeros = <const char *>memset(data + partial_bytes + num_threads * thread_bytes, 0, max(job.c, job.k) * job.size)
-    with nogil, parallel(num_threads=num_threads):
-        for i in prange(job.chunks * job.groups * job.parts, schedule="dynamic"):
-            gradient_task(job, i, data + partial_bytes + threadid() * thread_bytes)
-        if job.chunks > 1:
-            for i in prange(rows, schedule="static"):
-                add_chunks(job, i)
+    block = scratch(partial_bytes + num_threads * job.thread_bytes + max(job.c, job.k) * job.size)
+    job.partial, job.scratch = block.data, block.data + partial_bytes
+    job.zeros = <const char *>memset(job.scratch + num_threads * job.thread_bytes, 0, max(job.c, job.k) * job.size)
+    with nogil:
+        share_phases(job, gradient_task, job.chunks * job.groups * job.parts, add_chunks, rows if job.chunks > 1 else 0,
+                     num_threads)
     return 0
 
 

@@ -1,0 +1,111 @@
+"""Shares a job's tasks out among threads.  The only extension with OpenMP in it: the drivers say what a task is, and call this.
+
+A thread takes the next few tasks whenever it has done its last ones, so that none waits for another that is slower, or that woke
+up later: half of an array each would take as long as the slower half.
+"""
+from cython.parallel cimport parallel, threadid
+
+from fastconv._kernels.kernels cimport fc_index
+
+cdef extern from *:
+    """
+    #include <sched.h>
+    #ifdef _OPENMP
+    #include <omp.h>
+    #define FC_OPENMP _OPENMP
+    #else
+    #define FC_OPENMP 0
+    #define omp_get_num_threads() 1
+    #endif
+    #define fc_add(number, n) __atomic_fetch_add(number, n, __ATOMIC_ACQ_REL)
+    #define fc_read(number) __atomic_load_n(number, __ATOMIC_ACQUIRE)
+    #if defined(__x86_64__) || defined(__i386__)
+    #define fc_pause() __builtin_ia32_pause()
+    #elif defined(__aarch64__)
+    #define fc_pause() __asm__ volatile("yield")
+    #else
+    #define fc_pause() ((void)0)
+    #endif
+    """
+    const int FC_OPENMP
+    int omp_get_num_threads() nogil
+    fc_index fc_add(fc_index *number, fc_index n) nogil  # returns what it was
+    fc_index fc_read(const fc_index *number) nogil
+    void fc_pause() nogil
+    int sched_yield() nogil
+
+OPENMP_VERSION = FC_OPENMP or None
+
+# A thread takes 1/16 of its share at once: neighbouring tasks write into the same pages and cache lines.
+cdef fc_index TURNS = 16
+# After so many pauses, of 15 to 45 nanoseconds, somebody else may have the processor: perhaps the very thread that is waited for.
+cdef fc_index YIELD = 64
+# So many, some milliseconds, the calling thread waits for the others before it goes to sleep.
+cdef fc_index PATIENCE = 1 << 17
+
+cdef struct Phase:
+    compute_task compute
+    fc_index count, run               # tasks, and how many are taken at once
+    fc_index taken, done              # of them
+
+cdef struct Team:
+    const void *job
+    Phase[2] phase
+    fc_index gone                     # threads that have found nothing left to do
+
+
+cdef Phase phase_of(compute_task compute, fc_index count, int num_threads) noexcept nogil:
+    return Phase(compute, count, max(1, count // (TURNS * num_threads)), 0, 0)
+
+
+cdef inline void wait(fc_index i) noexcept nogil:
+    fc_pause()
+    if i % YIELD == YIELD - 1:
+        sched_yield()
+
+
+cdef void work(const void *job, Phase *phase, int thread) noexcept nogil:
+    cdef fc_index first = fc_add(&phase.taken, phase.run), last, task
+    while first < phase.count:
+        last = min(first + phase.run, phase.count)
+        for task in range(first, last):
+            phase.compute(job, task, thread)
+        fc_add(&phase.done, last - first)
+        first = fc_add(&phase.taken, phase.run)
+
+
+cdef void work_as_team(Team *team, int thread) noexcept nogil:
+    cdef fc_index size = omp_get_num_threads(), i = 0
+    work(team.job, &team.phase[0], thread)
+    while fc_read(&team.phase[0].done) < team.phase[0].count:
+        wait(i)
+        i += 1
+    work(team.job, &team.phase[1], thread)
+    fc_add(&team.gone, 1)
+    if thread == 0:
+        # OpenMP's barrier, which follows, would soon give up (_build.SPIN_ROUNDS), and waking up takes as long as a small layer.
+        i = 0
+        while fc_read(&team.gone) < size and i < PATIENCE:
+            wait(i)
+            i += 1
+
+
+cdef void share_phases(const void *job, compute_task first, fc_index first_count, compute_task second, fc_index second_count,
+                       int num_threads) noexcept nogil:
+    cdef Team team
+    cdef fc_index task
+    if num_threads == 1:
+        for task in range(first_count):
+            first(job, task, 0)
+        for task in range(second_count):
+            second(job, task, 0)
+        return
+    team.job, team.gone = job, 0
+    team.phase[0] = phase_of(first, first_count, num_threads)
+    team.phase[1] = phase_of(second, second_count, num_threads)
+    with parallel(num_threads=num_threads):
+        work_as_team(&team, threadid())
+
+
+cdef void share(const void *job, compute_task compute, fc_index count, int num_threads) noexcept nogil:
+    share_phases(job, compute, count, NULL, 0, num_threads)
