@@ -11,11 +11,9 @@ cdef extern from *:
     """
     #include <sched.h>
     #ifdef _OPENMP
-    #include <omp.h>
     #define FC_OPENMP _OPENMP
     #else
     #define FC_OPENMP 0
-    #define omp_get_num_threads() 1
     #endif
     #define fc_add(number, n) __atomic_fetch_add(number, n, __ATOMIC_ACQ_REL)
     #define fc_read(number) __atomic_load_n(number, __ATOMIC_ACQUIRE)
@@ -28,7 +26,6 @@ cdef extern from *:
     #endif
     """
     const int FC_OPENMP
-    int omp_get_num_threads() nogil
     fc_index fc_add(fc_index *number, fc_index n) nogil  # returns what it was
     fc_index fc_read(const fc_index *number) nogil
     void fc_pause() nogil
@@ -40,8 +37,6 @@ OPENMP_VERSION = FC_OPENMP or None
 cdef fc_index TURNS = 16
 # After so many pauses, of 15 to 45 nanoseconds, somebody else may have the processor: perhaps the very thread that is waited for.
 cdef fc_index YIELD = 64
-# So many, some milliseconds, the calling thread waits for the others before it goes to sleep.
-cdef fc_index PATIENCE = 1 << 17
 
 cdef struct Phase:
     compute_task compute
@@ -51,17 +46,10 @@ cdef struct Phase:
 cdef struct Team:
     const void *job
     Phase[2] phase
-    fc_index gone                     # threads that have found nothing left to do
 
 
 cdef Phase phase_of(compute_task compute, fc_index count, int num_threads) noexcept nogil:
     return Phase(compute, count, max(1, count // (TURNS * num_threads)), 0, 0)
-
-
-cdef inline void wait(fc_index i) noexcept nogil:
-    fc_pause()
-    if i % YIELD == YIELD - 1:
-        sched_yield()
 
 
 cdef void work(const void *job, Phase *phase, int thread) noexcept nogil:
@@ -75,19 +63,14 @@ cdef void work(const void *job, Phase *phase, int thread) noexcept nogil:
 
 
 cdef void work_as_team(Team *team, int thread) noexcept nogil:
-    cdef fc_index size = omp_get_num_threads(), i = 0
+    cdef fc_index i = 0
     work(team.job, &team.phase[0], thread)
     while fc_read(&team.phase[0].done) < team.phase[0].count:
-        wait(i)
+        fc_pause()
         i += 1
+        if i % YIELD == 0:
+            sched_yield()
     work(team.job, &team.phase[1], thread)
-    fc_add(&team.gone, 1)
-    if thread == 0:
-        # OpenMP's barrier, which follows, would soon give up (_build.SPIN_ROUNDS), and waking up takes as long as a small layer.
-        i = 0
-        while fc_read(&team.gone) < size and i < PATIENCE:
-            wait(i)
-            i += 1
 
 
 cdef void share_phases(const void *job, compute_task first, fc_index first_count, compute_task second, fc_index second_count,
@@ -100,7 +83,7 @@ cdef void share_phases(const void *job, compute_task first, fc_index first_count
         for task in range(second_count):
             second(job, task, 0)
         return
-    team.job, team.gone = job, 0
+    team.job = job
     team.phase[0] = phase_of(first, first_count, num_threads)
     team.phase[1] = phase_of(second, second_count, num_threads)
     with parallel(num_threads=num_threads):
