@@ -850,7 +850,7 @@ def batch_normalization(
     n = threads.resolve(num_threads, a.size * PASS)
     if a.size:
         _, gain = _gain(arrays, epsilon)
-        offset = arrays.get("offset", np.zeros_like(mean))
+        offset = arrays["offset"] if "offset" in arrays else np.zeros_like(mean)
         side = None if side is None else _rows(side)
         _norm.normalize(_rows(y), _rows(a), mean, gain, offset, side, relu, n)
     return y
@@ -1017,9 +1017,10 @@ def _normalized(
 
 def _gain(arrays: dict[str, NDArray], epsilon: float) -> tuple[NDArray, NDArray]:
     """1 / the standard deviation of each channel, in float64, and that times scale as the kernels take it."""
-    with np.errstate(all="ignore"):  # what is not finite says so itself
-        r = 1 / np.sqrt(arrays["variance"].astype(np.float64) + epsilon)
-        return r, (r * arrays.get("scale", 1)).astype(arrays["x"].dtype)
+    variance = arrays["variance"]
+    r, gain = np.empty(variance.shape), np.empty_like(variance)
+    _norm.gain(r, gain, variance, arrays.get("scale"), epsilon)
+    return r, gain
 
 
 def _rows(a: NDArray) -> NDArray:

@@ -127,6 +127,14 @@ def moments(real[::1] mean, real[::1] variance, const real[:, ::1] x, int num_th
             mean[i], variance[i] = <real>job.sums[i], <real>(job.sums[job.c + i] / job.rows)
 
 
+def gain(double[::1] r, real[::1] gain, const real[::1] variance, const real[::1] scale, double epsilon):
+    """r = 1 / sqrt(variance + epsilon), gain = r * scale (None: ones)."""
+    cdef fc_index i
+    for i in range(r.shape[0]):
+        r[i] = 1 / sqrt(variance[i] + epsilon)
+        gain[i] = <real>(r[i] * scale[i] if scale is not None else r[i])
+
+
 def line(real[::1] gain, real[::1] offset, double epsilon, const real[::1] scale, const real[::1] mean,
          const real[::1] variance, const real[::1] shift, const real[::1] before=None):
     """x * gain + offset = (x + before - mean) / sqrt(variance + epsilon) * scale + shift; before: a bias, or None."""
