@@ -62,7 +62,7 @@ def cpu() -> str:
 
 def cores() -> int:
     """How many of its cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return fastconv.threads.PROCESSORS
 
 
 def machine(dtype: str = "float32") -> list[str]:

@@ -6,7 +6,8 @@ The first of these that is given decides:
 2. the innermost `with fastconv.num_threads(n):` around it (in this Python thread),
 3. `fastconv.set_num_threads(n)`,
 4. the environment variables FASTCONV_NUM_THREADS, then OMP_NUM_THREADS,
-5. the processors that this process may use: its affinity, or its container's CPU quota if that is less.
+5. the processors that this process may use when fastconv is imported: its affinity, or its container's CPU
+   quota if that is less.
 
 Whatever is decided, small work takes fewer threads, down to one, because waking a thread costs some
 microseconds; and a forked child computes on one thread, because the runtime's other threads did not survive

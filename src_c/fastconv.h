@@ -38,6 +38,14 @@ enum { FC_DEAD = 255 };
 /* Asks for the cache line of what is read soon. */
 static inline void fc_prefetch(const void *address) { __builtin_prefetch(address); }
 
+/* What a loop does that waits for another thread. */
+static inline void fc_pause(void)
+{
+#ifdef __x86_64__
+    __builtin_ia32_pause();
+#endif
+}
+
 /* A rectangle of a window's taps, in elements.  Tap (a, b) lies at
  *     x_tap = first + x_row[a] + x_column[b] of the image,  w_tap = w_row[a] + w_column[b] of the filters. */
 typedef struct fc_taps {

@@ -306,6 +306,20 @@ def test_a_runtime_that_binds_its_threads_takes_no_processor_away(variable, pyth
     assert python(code, **{variable: value}) == python(code)
 
 
+@needs_openmp
+def test_fewer_threads_than_asked_for_do_all_of_the_work(python):
+    code = """
+import numpy as np
+from fastconv import nn
+x, w = np.random.default_rng(0).random((8, 64, 64, 8)), np.ones((3, 3, 8, 8))
+for n in 1, 4:
+    y = nn.conv2d(x, w, 1, "SAME", num_threads=n), nn.max_pool_grad(x, x, x, 2, 1, "SAME", num_threads=n)
+    print(*(a.sum() for a in y))
+"""
+    alone = python(code, OMP_THREAD_LIMIT="1")
+    assert alone == python(code) and len({*alone.splitlines()}) == 1
+
+
 def test_small_work_is_serial():
     resolved = []
     decide = fastconv.threads.resolve

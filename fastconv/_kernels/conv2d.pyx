@@ -579,8 +579,7 @@ cdef int correlate_few(Job *job, int num_threads) except -1:
     few.job, few.unit = job, open_unit(job, 0, 0, block.data)
     few.y = block.data + job.buffer_bytes if job.pools else job.y
     few.sums = block.data + job.buffer_bytes + sum_bytes
-    with nogil:
-        share_phases(&few, few_part, job.few_parts, finish_few, job.panels.count, num_threads)
+    share_phases(&few, few_part, job.few_parts, finish_few, job.panels.count, num_threads)
     if job.pools:
         pool_unit(job, &few.unit, few.y, 0, job.k)
     return 0
@@ -658,8 +657,7 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     job.scratch = block.data + packed_bytes
     if job.pack_tasks:
         job.packed = block.data
-    with nogil:
-        share_phases(job, pack_for_all, job.pack_tasks, correlate_unit, job.units * job.groups, num_threads)
+    share_phases(job, pack_for_all, job.pack_tasks, correlate_unit, job.units * job.groups, num_threads)
     return 0
 
 
@@ -792,11 +790,10 @@ cdef int run_filter_gradient(Job *job, int num_threads) except -1:
     block = scratch(partial_bytes + num_threads * job.thread_bytes + job.depth * sizeof(fc_index))
     job.partial, job.scratch = block.data, block.data + partial_bytes
     job.dw_row = <fc_index *>(job.scratch + num_threads * job.thread_bytes)
-    with nogil:
-        for i in range(job.depth):
-            job.dw_row[i] = i * job.filter_k
-        share_phases(job, filter_gradient_task, job.chunks * job.groups * job.parts, add_chunks, TASKS if job.chunks > 1 else 0,
-                     num_threads)
+    for i in range(job.depth):
+        job.dw_row[i] = i * job.filter_k
+    share_phases(job, filter_gradient_task, job.chunks * job.groups * job.parts, add_chunks, TASKS if job.chunks > 1 else 0,
+                 num_threads)
     return 0
 
 

@@ -176,8 +176,7 @@ cdef void correlate_band(const void *any_job, fc_index task, int thread) noexcep
 cdef int run_correlate(Job *job, int num_threads) except -1:
     cdef Block block = scratch(num_threads * job.thread_bytes)
     job.scratch = block.data
-    with nogil:
-        share(job, correlate_band, job.tasks, num_threads)
+    share(job, correlate_band, job.tasks, num_threads)
     return 0
 
 
@@ -242,8 +241,7 @@ cdef int run_filter_gradient(Job *job, int num_threads) except -1:
     partial_bytes = whole_lines((job.chunks - 1) * job.count * job.size)
     block = scratch(partial_bytes + num_threads * job.thread_bytes)
     job.partial, job.scratch = block.data, block.data + partial_bytes
-    with nogil:
-        share_phases(job, filter_gradient_chunk, job.chunks, add_chunks, CHUNKS if job.chunks > 1 else 0, num_threads)
+    share_phases(job, filter_gradient_chunk, job.chunks, add_chunks, CHUNKS if job.chunks > 1 else 0, num_threads)
     return 0
 
 

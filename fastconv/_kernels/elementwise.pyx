@@ -76,8 +76,7 @@ cdef void relu_piece(const void *any_job, fc_index task, int thread) noexcept no
 def relu(real[::1] y, const real[::1] x, int num_threads):
     cdef Job job = passing(sizeof(real), x.shape[0], 1)
     job.y, job.x = <char *>&y[0], <const char *>&x[0]
-    with nogil:
-        share(&job, relu_piece, pieces(&job), num_threads)
+    share(&job, relu_piece, pieces(&job), num_threads)
 
 
 cdef void piece_of_two(const void *any_job, fc_index task, int thread) noexcept nogil:
@@ -89,8 +88,7 @@ cdef void piece_of_two(const void *any_job, fc_index task, int thread) noexcept 
 cdef void run(of_two kernel, real[::1] y, const real[::1] a, const real[::1] b, int num_threads) noexcept:
     cdef Job job = passing(sizeof(real), y.shape[0], 1)
     job.kernel, job.y, job.x, job.other = kernel, <char *>&y[0], <const char *>&a[0], <const char *>&b[0]
-    with nogil:
-        share(&job, piece_of_two, pieces(&job), num_threads)
+    share(&job, piece_of_two, pieces(&job), num_threads)
 
 
 def add(real[::1] y, const real[::1] a, const real[::1] b, int num_threads):
@@ -122,8 +120,7 @@ def dropout(real[::1] y, const real[::1] x, uint64_t seed, uint32_t threshold, d
     cdef Job job = passing(sizeof(real), x.shape[0], 1)
     job.y, job.x, job.where = <char *>&y[0], <const char *>&x[0], NULL if where is None else &where[0]
     job.seed, job.threshold, job.scale = seed, threshold, scale
-    with nogil:
-        share(&job, dropout_piece, pieces(&job), num_threads)
+    share(&job, dropout_piece, pieces(&job), num_threads)
 
 
 cdef void bias_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
@@ -136,8 +133,7 @@ def bias_add(real[:, ::1] y, const real[:, ::1] x, const real[::1] bias, int num
     """Rows of channels."""
     cdef Job job = passing(sizeof(real), x.shape[0], x.shape[1])
     job.y, job.x, job.other = <char *>&y[0, 0], <const char *>&x[0, 0], <const char *>&bias[0]
-    with nogil:
-        share(&job, bias_piece, pieces(&job), num_threads)
+    share(&job, bias_piece, pieces(&job), num_threads)
 
 
 cdef void copy_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
@@ -152,8 +148,7 @@ cdef void copy(real[:, ::1] y, fc_index y_first, const real[:, ::1] x, fc_index 
     cdef Job job = passing(sizeof(real), x.shape[0], c)
     job.y, job.x = <char *>(&y[0, 0] + y_first), <const char *>(&x[0, 0] + x_first)
     job.y_step, job.x_step, job.row_bytes = y.shape[1] * sizeof(real), x.shape[1] * sizeof(real), c * sizeof(real)
-    with nogil:
-        share(&job, copy_piece, pieces(&job), num_threads)
+    share(&job, copy_piece, pieces(&job), num_threads)
 
 
 def join(real[:, ::1] whole, const real[:, ::1] part, fc_index first, int num_threads):
@@ -194,8 +189,8 @@ def column_sum(real[::1] total, const real[:, ::1] x, int num_threads):
     job.partial = <double *>calloc(2 * job.runs * job.c, sizeof(double))
     if job.partial == NULL:
         raise MemoryError("fastconv: no memory for the partial sums of a bias gradient")
+    share(&job, sum_run, job.runs, num_threads)
     with nogil:
-        share(&job, sum_run, job.runs, num_threads)
         for run in range(1, job.runs):
             for i in range(job.c):
                 job.partial[i] += job.partial[2 * run * job.c + i]
@@ -216,8 +211,7 @@ def adam(real[::1] parameters, const real[::1] gradients, real[::1] m, real[::1]
     cdef Job job = passing(sizeof(real), parameters.shape[0], 1)
     job.y, job.x, job.m, job.v = <char *>&parameters[0], <const char *>&gradients[0], <char *>&m[0], <char *>&v[0]
     job.rate, job.beta_1, job.beta_2, job.epsilon = rate, beta_1, beta_2, epsilon
-    with nogil:
-        share(&job, adam_piece, pieces(&job), num_threads)
+    share(&job, adam_piece, pieces(&job), num_threads)
 
 
 cdef void sgd_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
@@ -231,5 +225,4 @@ def sgd(real[::1] parameters, const real[::1] gradients, real[::1] velocity, dou
     cdef Job job = passing(sizeof(real), parameters.shape[0], 1)
     job.y, job.x, job.v = <char *>&parameters[0], <const char *>&gradients[0], <char *>&velocity[0]
     job.rate, job.momentum = rate, momentum
-    with nogil:
-        share(&job, sgd_piece, pieces(&job), num_threads)
+    share(&job, sgd_piece, pieces(&job), num_threads)

@@ -20,6 +20,7 @@ cdef extern from "fastconv.h" nogil:
 
     int fc_half(fc_index row) noexcept
     void fc_prefetch(const void *address) noexcept
+    void fc_pause() noexcept
 
     ctypedef struct fc_taps:
         fc_index first, rows, columns

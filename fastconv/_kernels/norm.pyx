@@ -118,8 +118,8 @@ def moments(real[::1] mean, real[::1] variance, const real[:, ::1] x, int num_th
     cdef Block block = scratch(job.runs * 3 * job.c * sizeof(double))
     job.x, job.sums = <const char *>&x[0, 0], <double *>block.data
     job.totals = job.sums + 2 * job.runs * job.c
+    share(&job, moments_of_run, job.runs, num_threads)
     with nogil:
-        share(&job, moments_of_run, job.runs, num_threads)
         for i in range(1, job.runs):
             first, last = i * job.rows // job.runs, (i + 1) * job.rows // job.runs
             join_moments(job.sums, job.sums + 2 * i * job.c, first, last - first, job.c)
@@ -161,8 +161,7 @@ def normalize(real[:, ::1] y, const real[:, ::1] x, const real[::1] mean, const 
     job.mean, job.gain, job.offset = <const char *>&mean[0], <const char *>&gain[0], <const char *>&offset[0]
     if side is not None:
         job.side = <const char *>&side[0, 0]
-    with nogil:
-        share(&job, normalize_piece, pieces(&job), num_threads)
+    share(&job, normalize_piece, pieces(&job), num_threads)
 
 
 def normalize_sums(double[:, ::1] total, const real[:, ::1] dy, const real[:, ::1] x, const real[::1] mean,
@@ -176,8 +175,8 @@ def normalize_sums(double[:, ::1] total, const real[:, ::1] dy, const real[:, ::
     job.mean, job.gain = <const char *>&mean[0], <const char *>&gain[0]
     if offset is not None:
         job.offset = <const char *>&offset[0]
+    share(&job, gradient_sums_of_run, job.runs, num_threads)
     with nogil:
-        share(&job, gradient_sums_of_run, job.runs, num_threads)
         memset(out, 0, 2 * job.c * sizeof(double))
         for run in range(job.runs):
             for i in range(2 * job.c):
@@ -200,8 +199,7 @@ def normalize_grad(real[:, ::1] dx, const real[:, ::1] dy, const real[:, ::1] x,
     job.level, job.tilt = <const char *>&level[0], <const char *>&tilt[0]
     if offset is not None:
         job.offset = <const char *>&offset[0]
-    with nogil:
-        share(&job, gradient_piece, pieces(&job), num_threads)
+    share(&job, gradient_piece, pieces(&job), num_threads)
 
 
 cdef void lrn_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
@@ -231,8 +229,7 @@ def lrn(real[:, ::1] y, const real[:, ::1] x, fc_index radius, double bias, doub
     cdef Block block = scratch(num_threads * pad(&job, radius))
     job.y, job.x, job.padded = <char *>&y[0, 0], <const char *>&x[0, 0], block.data
     job.bias, job.alpha, job.beta = bias, alpha, beta
-    with nogil:
-        share(&job, lrn_piece, pieces(&job), num_threads)
+    share(&job, lrn_piece, pieces(&job), num_threads)
 
 
 def lrn_grad(real[:, ::1] dx, const real[:, ::1] dy, const real[:, ::1] x, const real[:, ::1] y, fc_index radius, double bias,
@@ -242,5 +239,4 @@ def lrn_grad(real[:, ::1] dx, const real[:, ::1] dy, const real[:, ::1] x, const
     job.y, job.dy, job.x = <char *>&dx[0, 0], <const char *>&dy[0, 0], <const char *>&x[0, 0]
     job.normalized, job.padded = <const char *>&y[0, 0], block.data
     job.bias, job.alpha, job.beta = bias, alpha, beta
-    with nogil:
-        share(&job, lrn_gradient_piece, pieces(&job), num_threads)
+    share(&job, lrn_gradient_piece, pieces(&job), num_threads)

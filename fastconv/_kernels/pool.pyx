@@ -197,8 +197,7 @@ cdef void average_grad(const void *any_job, fc_index task, int thread) noexcept 
 cdef int run(Job *job, compute_task compute, fc_index count, fc_index size, vertical, horizontal, int num_threads) except -1:
     try:
         plan(job, size, vertical, horizontal)
-        with nogil:
-            share(job, compute, count, num_threads)
+        share(job, compute, count, num_threads)
     finally:
         free(job.top)
     return 0
@@ -215,8 +214,7 @@ cdef int run_max_grad(Job *job, fc_index size, vertical, horizontal, int num_thr
         block = scratch(num_threads * job.row_bytes + job.n * job.oh * row)
         job.row = block.data
         job.where = <uint8_t *>block.data + num_threads * job.row_bytes
-        with nogil:
-            share_phases(job, find_row, job.n * job.oh, gather_row, job.n * job.h, num_threads)
+        share_phases(job, find_row, job.n * job.oh, gather_row, job.n * job.h, num_threads)
     finally:
         free(job.top)
     return 0

@@ -147,8 +147,8 @@ cdef struct Job:
     fc_index together, filter_rows    # panels whose filters are read together, channels that are transformed as one task
     fc_index abreast, s_width         # panels whose S is computed together, their row of it
     bint own_u                        # of the only block: tasks share V, and each transforms its own panel's filters
-    Tiles only                        # block's
-    char *only_v
+    Tiles only                        # the tiles of that block
+    char *only_v                      # and their V
     const char *gain
     const char *bias
     const char *side                  # as y
@@ -509,15 +509,14 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     block = scratch(shared_bytes + num_threads * job.thread_bytes + job.c * job.size)
     job.scratch = block.data + shared_bytes
     job.zeros = <const char *>memset(job.scratch + num_threads * job.thread_bytes, 0, job.c * job.size)
-    with nogil:
-        if job.own_u:
-            job.only_v = block.data
-            find_tiles(job, 0, &job.only)
-            share_phases(job, transform_only, job.tiles, correlate_own, job.groups, num_threads)
-        else:
-            job.transformed = block.data
-            pieces = ceil_div(job.panels.count, job.together) * ceil_div(job.c, job.filter_rows)
-            share_phases(job, transform_some_filters, pieces, correlate_block, job.blocks * job.groups, num_threads)
+    if job.own_u:
+        job.only_v = block.data
+        find_tiles(job, 0, &job.only)
+        share_phases(job, transform_only, job.tiles, correlate_own, job.groups, num_threads)
+    else:
+        job.transformed = block.data
+        pieces = ceil_div(job.panels.count, job.together) * ceil_div(job.c, job.filter_rows)
+        share_phases(job, transform_some_filters, pieces, correlate_block, job.blocks * job.groups, num_threads)
     return 0
 
 
@@ -657,9 +656,8 @@ cdef int run_filter_gradient(Job *job, int num_threads) except -1:
     block = scratch(partial_bytes + num_threads * job.thread_bytes + max(job.c, job.k) * job.size)
     job.partial, job.scratch = block.data, block.data + partial_bytes
     job.zeros = <const char *>memset(job.scratch + num_threads * job.thread_bytes, 0, max(job.c, job.k) * job.size)
-    with nogil:
-        share_phases(job, gradient_task, job.chunks * job.groups * job.parts, add_chunks, rows if job.chunks > 1 else 0,
-                     num_threads)
+    share_phases(job, gradient_task, job.chunks * job.groups * job.parts, add_chunks, rows if job.chunks > 1 else 0,
+                 num_threads)
     return 0
 
 
