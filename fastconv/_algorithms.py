@@ -46,9 +46,9 @@ LEAST_TILES = 8
 # 128 tiles of 16 channels, 50 of 32, 12 of 64, fewer than 8 of 128.)
 LEAST_PRODUCT = {"forward": 400, "input_gradient": 400, "filter_gradient": 1 << 16}
 LEAST_PRODUCT_OF_LINES = 1 << 10  # 12 tiles of 48 channels, 8 of 64: 1.04 to 1.09 times as long as directly
-# The transforms take about as long as the products divided by this,
+# How many times as long as the transforms the products take, about.
 TRANSFORMS = 3
-# which is why there must be so many times fewer of them.
+# How many times fewer products there must be to repay the transforms.
 LEAST_GAIN = 1.5
 
 _context: ContextVar[str | None] = ContextVar("fastconv_algorithm", default=None)

@@ -1,5 +1,5 @@
-# What the convolution drivers share: axes, panels of channels, images that may exist only as their pools' gradients, and the
-# copy that gives an image its border of zeros.
+# What the drivers share: rows cut into pieces; axes, panels of channels, images that may exist only as their pools' gradients,
+# and the copy that gives an image its border of zeros.
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uintptr_t
 from libc.string cimport memcpy, memset
@@ -8,6 +8,12 @@ from fastconv._kernels.kernels cimport fc_index, fc_kernels
 
 cdef enum:
     AXIS_NUMBERS = 7  # of a Sweep's table, before its taps
+    PIECE = 1 << 13   # elements: a multiple of Philox' four, of which the second-level cache holds four arrays of doubles
+
+
+cdef struct Rows:                     # of c elements each (a flat array's of one), that tasks take by pieces
+    fc_index count, c, size           # size: bytes of an element
+    fc_index piece                    # rows
 
 
 cdef struct Axis:                     # fastconv.geometry.Sweep
@@ -31,6 +37,33 @@ cdef struct Panels:                   # result channels, cut into panels of whol
 
 cdef inline fc_index ceil_div(fc_index a, fc_index b) noexcept nogil:
     return (a + b - 1) // b
+
+
+cdef inline Rows cut_rows(fc_index count, fc_index c, fc_index size, fc_index elements) noexcept nogil:
+    """elements: of a piece."""
+    return Rows(count, c, size, max(1, elements // c))
+
+
+cdef inline fc_index pieces(const Rows *rows) noexcept nogil:
+    return ceil_div(rows.count, rows.piece)
+
+
+cdef inline fc_index piece_rows(const Rows *rows, fc_index piece) noexcept nogil:
+    return min(rows.piece, rows.count - piece * rows.piece)
+
+
+cdef inline fc_index row_place(const Rows *rows, fc_index row) noexcept nogil:
+    """Where a row begins, in bytes."""
+    return row * rows.c * rows.size
+
+
+cdef inline fc_index piece_place(const Rows *rows, fc_index piece) noexcept nogil:
+    return row_place(rows, piece * rows.piece)
+
+
+cdef inline fc_index run_start(const Rows *rows, fc_index run, fc_index runs) noexcept nogil:
+    """The first row of one of so many runs, whose sums are joined in order: their number depends on the shape alone."""
+    return run * rows.count // runs
 
 
 cdef inline fc_index whole_lines(fc_index n_bytes) noexcept nogil:

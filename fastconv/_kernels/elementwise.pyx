@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from fastconv._kernels.blocks cimport ceil_div
+from fastconv._kernels.blocks cimport PIECE, Rows, ceil_div, cut_rows, piece_place, piece_rows, pieces, row_place, run_start
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport fc_index, fc_kernels
 from fastconv._kernels.team cimport share
@@ -12,8 +12,6 @@ ctypedef fused real:
     float
     double
 
-# Elements of a piece: a multiple of Philox' four, small enough for the second-level cache with four arrays of doubles.
-cdef fc_index PIECE = 1 << 13
 # column_sum adds up in so many runs of rows at most, whatever the number of threads, so that its bits do not depend on it.
 cdef fc_index RUNS = 16
 # So many rows are summed in their own dtype, and these sums in doubles: equal numbers in one long sum would round the same way
@@ -25,8 +23,7 @@ ctypedef void (*of_two)(void *, const void *, const void *, fc_index) noexcept n
 
 cdef struct Job:
     const fc_kernels *fc
-    fc_index rows, c                  # of c elements; of a flat array's one
-    fc_index piece                    # rows that a task takes
+    Rows rows
     char *y
     const char *x
     const char *other                 # as x, or of one row
@@ -50,45 +47,32 @@ cdef struct Job:
 cdef Job passing(fc_index size, fc_index rows, fc_index c) noexcept:
     cdef Job job
     memset(&job, 0, sizeof(Job))
-    job.fc, job.rows, job.c, job.piece = kernels_for(size), rows, c, max(1, PIECE // c)
+    job.fc, job.rows = kernels_for(size), cut_rows(rows, c, size, PIECE)
     return job
-
-
-cdef inline fc_index pieces(const Job *job) noexcept nogil:
-    return ceil_div(job.rows, job.piece)
-
-
-cdef inline fc_index length(const Job *job, fc_index task) noexcept nogil:
-    return min(job.piece, job.rows - task * job.piece)
-
-
-cdef inline fc_index place(const Job *job, fc_index task) noexcept nogil:
-    """Where a piece begins, in bytes."""
-    return task * job.piece * job.c * job.fc.itemsize
 
 
 cdef void relu_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
     cdef const Job *job = <const Job *>any_job
-    cdef fc_index at = place(job, task)
-    job.fc.relu(job.y + at, job.x + at, length(job, task))
+    cdef fc_index at = piece_place(&job.rows, task)
+    job.fc.relu(job.y + at, job.x + at, piece_rows(&job.rows, task))
 
 
 def relu(real[::1] y, const real[::1] x, int num_threads):
     cdef Job job = passing(sizeof(real), x.shape[0], 1)
     job.y, job.x = <char *>&y[0], <const char *>&x[0]
-    share(&job, relu_piece, pieces(&job), num_threads)
+    share(&job, relu_piece, pieces(&job.rows), num_threads)
 
 
 cdef void piece_of_two(const void *any_job, fc_index task, int thread) noexcept nogil:
     cdef const Job *job = <const Job *>any_job
-    cdef fc_index at = place(job, task)
-    job.kernel(job.y + at, job.x + at, job.other + at, length(job, task))
+    cdef fc_index at = piece_place(&job.rows, task)
+    job.kernel(job.y + at, job.x + at, job.other + at, piece_rows(&job.rows, task))
 
 
 cdef void run(of_two kernel, real[::1] y, const real[::1] a, const real[::1] b, int num_threads) noexcept:
     cdef Job job = passing(sizeof(real), y.shape[0], 1)
     job.kernel, job.y, job.x, job.other = kernel, <char *>&y[0], <const char *>&a[0], <const char *>&b[0]
-    share(&job, piece_of_two, pieces(&job), num_threads)
+    share(&job, piece_of_two, pieces(&job.rows), num_threads)
 
 
 def add(real[::1] y, const real[::1] a, const real[::1] b, int num_threads):
@@ -109,9 +93,9 @@ def tanh_grad(real[::1] dx, const real[::1] y, const real[::1] dy, int num_threa
 
 cdef void dropout_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
     cdef const Job *job = <const Job *>any_job
-    cdef fc_index at = place(job, task), first = task * job.piece
-    job.fc.dropout(job.y + at, job.where + first if job.where != NULL else NULL, job.x + at, length(job, task), first // 4,
-                   job.seed, job.threshold, job.scale)
+    cdef fc_index at = piece_place(&job.rows, task), first = task * job.rows.piece
+    job.fc.dropout(job.y + at, job.where + first if job.where != NULL else NULL, job.x + at, piece_rows(&job.rows, task),
+                   first // 4, job.seed, job.threshold, job.scale)
 
 
 def dropout(real[::1] y, const real[::1] x, uint64_t seed, uint32_t threshold, double scale, int num_threads,
@@ -120,26 +104,26 @@ def dropout(real[::1] y, const real[::1] x, uint64_t seed, uint32_t threshold, d
     cdef Job job = passing(sizeof(real), x.shape[0], 1)
     job.y, job.x, job.where = <char *>&y[0], <const char *>&x[0], NULL if where is None else &where[0]
     job.seed, job.threshold, job.scale = seed, threshold, scale
-    share(&job, dropout_piece, pieces(&job), num_threads)
+    share(&job, dropout_piece, pieces(&job.rows), num_threads)
 
 
 cdef void bias_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
     cdef const Job *job = <const Job *>any_job
-    cdef fc_index at = place(job, task)
-    job.fc.bias_add(job.y + at, job.x + at, job.other, length(job, task), job.c)
+    cdef fc_index at = piece_place(&job.rows, task)
+    job.fc.bias_add(job.y + at, job.x + at, job.other, piece_rows(&job.rows, task), job.rows.c)
 
 
 def bias_add(real[:, ::1] y, const real[:, ::1] x, const real[::1] bias, int num_threads):
     """Rows of channels."""
     cdef Job job = passing(sizeof(real), x.shape[0], x.shape[1])
     job.y, job.x, job.other = <char *>&y[0, 0], <const char *>&x[0, 0], <const char *>&bias[0]
-    share(&job, bias_piece, pieces(&job), num_threads)
+    share(&job, bias_piece, pieces(&job.rows), num_threads)
 
 
 cdef void copy_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
     cdef const Job *job = <const Job *>any_job
-    cdef fc_index first = task * job.piece, r
-    for r in range(first, first + length(job, task)):
+    cdef fc_index first = task * job.rows.piece, r
+    for r in range(first, first + piece_rows(&job.rows, task)):
         memcpy(job.y + r * job.y_step, job.x + r * job.x_step, job.row_bytes)
 
 
@@ -148,7 +132,7 @@ cdef void copy(real[:, ::1] y, fc_index y_first, const real[:, ::1] x, fc_index 
     cdef Job job = passing(sizeof(real), x.shape[0], c)
     job.y, job.x = <char *>(&y[0, 0] + y_first), <const char *>(&x[0, 0] + x_first)
     job.y_step, job.x_step, job.row_bytes = y.shape[1] * sizeof(real), x.shape[1] * sizeof(real), c * sizeof(real)
-    share(&job, copy_piece, pieces(&job), num_threads)
+    share(&job, copy_piece, pieces(&job.rows), num_threads)
 
 
 def join(real[:, ::1] whole, const real[:, ::1] part, fc_index first, int num_threads):
@@ -169,15 +153,15 @@ cdef inline void add_block(double *sum, const real *block, fc_index c) noexcept 
 
 cdef void sum_run(const void *any_job, fc_index run, int thread) noexcept nogil:
     cdef const Job *job = <const Job *>any_job
-    cdef fc_index row = run * job.rows // job.runs, last = (run + 1) * job.rows // job.runs
-    cdef double *sum = job.partial + 2 * run * job.c
-    cdef void *block = sum + job.c
+    cdef fc_index row = run_start(&job.rows, run, job.runs), last = run_start(&job.rows, run + 1, job.runs)
+    cdef double *sum = job.partial + 2 * run * job.rows.c
+    cdef void *block = sum + job.rows.c
     while row < last:
-        job.fc.column_sum(block, job.x + row * job.c * job.fc.itemsize, min(BLOCK, last - row), job.c)
-        if job.fc.itemsize == sizeof(float):
-            add_block(sum, <const float *>block, job.c)
+        job.fc.column_sum(block, job.x + row_place(&job.rows, row), min(BLOCK, last - row), job.rows.c)
+        if job.rows.size == sizeof(float):
+            add_block(sum, <const float *>block, job.rows.c)
         else:
-            add_block(sum, <const double *>block, job.c)
+            add_block(sum, <const double *>block, job.rows.c)
         row += BLOCK
 
 
@@ -185,24 +169,25 @@ def column_sum(real[::1] total, const real[:, ::1] x, int num_threads):
     """total[c] = the sum of x's rows: partial sums, added in order."""
     cdef Job job = passing(sizeof(real), x.shape[0], x.shape[1])
     cdef fc_index i, run
-    job.x, job.runs = <const char *>&x[0, 0], min(RUNS, ceil_div(job.rows, BLOCK))
-    job.partial = <double *>calloc(2 * job.runs * job.c, sizeof(double))
+    job.x, job.runs = <const char *>&x[0, 0], min(RUNS, ceil_div(job.rows.count, BLOCK))
+    job.partial = <double *>calloc(2 * job.runs * job.rows.c, sizeof(double))
     if job.partial == NULL:
         raise MemoryError("fastconv: no memory for the partial sums of a bias gradient")
     share(&job, sum_run, job.runs, num_threads)
     with nogil:
         for run in range(1, job.runs):
-            for i in range(job.c):
-                job.partial[i] += job.partial[2 * run * job.c + i]
-        for i in range(job.c):
+            for i in range(job.rows.c):
+                job.partial[i] += job.partial[2 * run * job.rows.c + i]
+        for i in range(job.rows.c):
             total[i] = <real>job.partial[i]
         free(job.partial)
 
 
 cdef void adam_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
     cdef const Job *job = <const Job *>any_job
-    cdef fc_index at = place(job, task)
-    job.fc.adam(job.y + at, job.x + at, job.m + at, job.v + at, length(job, task), job.rate, job.beta_1, job.beta_2, job.epsilon)
+    cdef fc_index at = piece_place(&job.rows, task)
+    job.fc.adam(job.y + at, job.x + at, job.m + at, job.v + at, piece_rows(&job.rows, task), job.rate, job.beta_1, job.beta_2,
+                job.epsilon)
 
 
 def adam(real[::1] parameters, const real[::1] gradients, real[::1] m, real[::1] v, double rate, double beta_1, double beta_2,
@@ -211,13 +196,13 @@ def adam(real[::1] parameters, const real[::1] gradients, real[::1] m, real[::1]
     cdef Job job = passing(sizeof(real), parameters.shape[0], 1)
     job.y, job.x, job.m, job.v = <char *>&parameters[0], <const char *>&gradients[0], <char *>&m[0], <char *>&v[0]
     job.rate, job.beta_1, job.beta_2, job.epsilon = rate, beta_1, beta_2, epsilon
-    share(&job, adam_piece, pieces(&job), num_threads)
+    share(&job, adam_piece, pieces(&job.rows), num_threads)
 
 
 cdef void sgd_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
     cdef const Job *job = <const Job *>any_job
-    cdef fc_index at = place(job, task)
-    job.fc.sgd(job.y + at, job.x + at, job.v + at, length(job, task), job.rate, job.momentum)
+    cdef fc_index at = piece_place(&job.rows, task)
+    job.fc.sgd(job.y + at, job.x + at, job.v + at, piece_rows(&job.rows, task), job.rate, job.momentum)
 
 
 def sgd(real[::1] parameters, const real[::1] gradients, real[::1] velocity, double rate, double momentum, int num_threads):
@@ -225,4 +210,4 @@ def sgd(real[::1] parameters, const real[::1] gradients, real[::1] velocity, dou
     cdef Job job = passing(sizeof(real), parameters.shape[0], 1)
     job.y, job.x, job.v = <char *>&parameters[0], <const char *>&gradients[0], <char *>&velocity[0]
     job.rate, job.momentum = rate, momentum
-    share(&job, sgd_piece, pieces(&job), num_threads)
+    share(&job, sgd_piece, pieces(&job.rows), num_threads)

@@ -6,7 +6,9 @@ double, and the runs are joined in order.  So the bits do not depend on the numb
 from libc.math cimport sqrt
 from libc.string cimport memset
 
-from fastconv._kernels.blocks cimport at_element, ceil_div, whole_lines
+from fastconv._kernels.blocks cimport (
+    PIECE, Rows, at_element, ceil_div, cut_rows, piece_place, piece_rows, pieces, row_place, run_start, whole_lines,
+)
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport fc_index, fc_kernels
 from fastconv._kernels.memory cimport Block, scratch
@@ -20,16 +22,14 @@ cdef fc_index RUNS = 16
 # Rows that the kernels sum up in the array's own dtype: few enough for the rounding, and still in the cache when moments reads
 # them for the second time.  Measured: 16 to 64 are equal.
 cdef fc_index BLOCK = 32
-# Elements of a piece of the passes without sums, as in elementwise.pyx.
-cdef fc_index PIECE = 1 << 13
 # Elements of a piece of lrn, whose arrays and scratch memory are read again and again: they lie in the first-level cache.
 cdef fc_index LRN_PIECE = 1 << 11
 
 
 cdef struct Job:
     const fc_kernels *fc
-    fc_index rows, c                  # of channels
-    fc_index piece, runs              # rows that a task takes; or into how many runs they are cut
+    Rows rows
+    fc_index runs                     # of rows that are summed
     char *y
     const char *x
     const char *dy
@@ -50,54 +50,34 @@ cdef struct Job:
 
 
 cdef Job passing(fc_index size, fc_index rows, fc_index c, fc_index elements) noexcept:
-    """elements: of a piece."""
     cdef Job job
     memset(&job, 0, sizeof(Job))
-    job.fc, job.rows, job.c = kernels_for(size), rows, c
-    job.piece, job.runs = max(1, elements // c), min(RUNS, ceil_div(rows, BLOCK))
+    job.fc, job.rows, job.runs = kernels_for(size), cut_rows(rows, c, size, elements), min(RUNS, ceil_div(rows, BLOCK))
     return job
-
-
-cdef inline fc_index pieces(const Job *job) noexcept nogil:
-    return ceil_div(job.rows, job.piece)
-
-
-cdef inline fc_index length(const Job *job, fc_index task) noexcept nogil:
-    return min(job.piece, job.rows - task * job.piece)
-
-
-cdef inline fc_index row_place(const Job *job, fc_index row) noexcept nogil:
-    """In bytes."""
-    return row * job.c * job.fc.itemsize
-
-
-cdef inline fc_index place(const Job *job, fc_index task) noexcept nogil:
-    """Where a piece begins."""
-    return row_place(job, task * job.piece)
 
 
 cdef void moments_of_run(const void *any_job, fc_index run, int thread) noexcept nogil:
     """sums: the mean of the run's rows, and the sum of the squared deviations from it."""
     cdef const Job *job = <const Job *>any_job
-    cdef fc_index first = run * job.rows // job.runs, last = (run + 1) * job.rows // job.runs, row = first, n
-    cdef double *sums = job.sums + 2 * run * job.c
-    cdef double *total = job.totals + run * job.c
-    memset(sums, 0, 2 * job.c * sizeof(double))
+    cdef fc_index first = run_start(&job.rows, run, job.runs), last = run_start(&job.rows, run + 1, job.runs), row = first, n
+    cdef double *sums = job.sums + 2 * run * job.rows.c
+    cdef double *total = job.totals + run * job.rows.c
+    memset(sums, 0, 2 * job.rows.c * sizeof(double))
     while row < last:
         n = min(BLOCK, last - row)
-        job.fc.column_sum(total, job.x + row_place(job, row), n, job.c)
-        job.fc.moments(sums, row - first, total, job.x + row_place(job, row), n, job.c)
+        job.fc.column_sum(total, job.x + row_place(&job.rows, row), n, job.rows.c)
+        job.fc.moments(sums, row - first, total, job.x + row_place(&job.rows, row), n, job.rows.c)
         row += BLOCK
 
 
 cdef void gradient_sums_of_run(const void *any_job, fc_index run, int thread) noexcept nogil:
     cdef const Job *job = <const Job *>any_job
-    cdef fc_index row = run * job.rows // job.runs, last = (run + 1) * job.rows // job.runs
-    cdef double *sums = job.sums + 2 * run * job.c
-    memset(sums, 0, 2 * job.c * sizeof(double))
+    cdef fc_index row = run_start(&job.rows, run, job.runs), last = run_start(&job.rows, run + 1, job.runs), at
+    cdef double *sums = job.sums + 2 * run * job.rows.c
+    memset(sums, 0, 2 * job.rows.c * sizeof(double))
     while row < last:
-        job.fc.normalize_sums(sums, job.dy + row_place(job, row), job.x + row_place(job, row), job.mean, job.gain, job.offset,
-                              min(BLOCK, last - row), job.c)
+        at = row_place(&job.rows, row)
+        job.fc.normalize_sums(sums, job.dy + at, job.x + at, job.mean, job.gain, job.offset, min(BLOCK, last - row), job.rows.c)
         row += BLOCK
 
 
@@ -115,16 +95,16 @@ def moments(real[::1] mean, real[::1] variance, const real[:, ::1] x, int num_th
     """Of each column of x."""
     cdef Job job = passing(sizeof(real), x.shape[0], x.shape[1], PIECE)
     cdef fc_index i, first, last
-    cdef Block block = scratch(job.runs * 3 * job.c * sizeof(double))
+    cdef Block block = scratch(job.runs * 3 * job.rows.c * sizeof(double))
     job.x, job.sums = <const char *>&x[0, 0], <double *>block.data
-    job.totals = job.sums + 2 * job.runs * job.c
+    job.totals = job.sums + 2 * job.runs * job.rows.c
     share(&job, moments_of_run, job.runs, num_threads)
     with nogil:
         for i in range(1, job.runs):
-            first, last = i * job.rows // job.runs, (i + 1) * job.rows // job.runs
-            join_moments(job.sums, job.sums + 2 * i * job.c, first, last - first, job.c)
-        for i in range(job.c):
-            mean[i], variance[i] = <real>job.sums[i], <real>(job.sums[job.c + i] / job.rows)
+            first, last = run_start(&job.rows, i, job.runs), run_start(&job.rows, i + 1, job.runs)
+            join_moments(job.sums, job.sums + 2 * i * job.rows.c, first, last - first, job.rows.c)
+        for i in range(job.rows.c):
+            mean[i], variance[i] = <real>job.sums[i], <real>(job.sums[job.rows.c + i] / job.rows.count)
 
 
 def gain(double[::1] r, real[::1] gain, const real[::1] variance, const real[::1] scale, double epsilon):
@@ -148,9 +128,9 @@ def line(real[::1] gain, real[::1] offset, double epsilon, const real[::1] scale
 
 cdef void normalize_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
     cdef const Job *job = <const Job *>any_job
-    cdef fc_index at = place(job, task)
+    cdef fc_index at = piece_place(&job.rows, task)
     job.fc.normalize(job.y + at, job.x + at, job.mean, job.gain, job.offset, at_element(job.side, at, 1), job.relu,
-                     length(job, task), job.c)
+                     piece_rows(&job.rows, task), job.rows.c)
 
 
 def normalize(real[:, ::1] y, const real[:, ::1] x, const real[::1] mean, const real[::1] gain, const real[::1] offset,
@@ -161,7 +141,7 @@ def normalize(real[:, ::1] y, const real[:, ::1] x, const real[::1] mean, const 
     job.mean, job.gain, job.offset = <const char *>&mean[0], <const char *>&gain[0], <const char *>&offset[0]
     if side is not None:
         job.side = <const char *>&side[0, 0]
-    share(&job, normalize_piece, pieces(&job), num_threads)
+    share(&job, normalize_piece, pieces(&job.rows), num_threads)
 
 
 def normalize_sums(double[:, ::1] total, const real[:, ::1] dy, const real[:, ::1] x, const real[::1] mean,
@@ -170,24 +150,24 @@ def normalize_sums(double[:, ::1] total, const real[:, ::1] dy, const real[:, ::
     cdef Job job = passing(sizeof(real), x.shape[0], x.shape[1], PIECE)
     cdef fc_index i, run
     cdef double *out = &total[0, 0]
-    cdef Block block = scratch(job.runs * 2 * job.c * sizeof(double))
+    cdef Block block = scratch(job.runs * 2 * job.rows.c * sizeof(double))
     job.dy, job.x, job.sums = <const char *>&dy[0, 0], <const char *>&x[0, 0], <double *>block.data
     job.mean, job.gain = <const char *>&mean[0], <const char *>&gain[0]
     if offset is not None:
         job.offset = <const char *>&offset[0]
     share(&job, gradient_sums_of_run, job.runs, num_threads)
     with nogil:
-        memset(out, 0, 2 * job.c * sizeof(double))
+        memset(out, 0, 2 * job.rows.c * sizeof(double))
         for run in range(job.runs):
-            for i in range(2 * job.c):
-                out[i] += job.sums[2 * run * job.c + i]
+            for i in range(2 * job.rows.c):
+                out[i] += job.sums[2 * run * job.rows.c + i]
 
 
 cdef void gradient_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
     cdef const Job *job = <const Job *>any_job
-    cdef fc_index at = place(job, task)
+    cdef fc_index at = piece_place(&job.rows, task)
     job.fc.normalize_grad(job.y + at, job.dy + at, job.x + at, job.mean, job.gain, job.offset, job.level, job.tilt,
-                          length(job, task), job.c)
+                          piece_rows(&job.rows, task), job.rows.c)
 
 
 def normalize_grad(real[:, ::1] dx, const real[:, ::1] dy, const real[:, ::1] x, const real[::1] mean, const real[::1] gain,
@@ -199,27 +179,27 @@ def normalize_grad(real[:, ::1] dx, const real[:, ::1] dy, const real[:, ::1] x,
     job.level, job.tilt = <const char *>&level[0], <const char *>&tilt[0]
     if offset is not None:
         job.offset = <const char *>&offset[0]
-    share(&job, gradient_piece, pieces(&job), num_threads)
+    share(&job, gradient_piece, pieces(&job.rows), num_threads)
 
 
 cdef void lrn_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
     cdef const Job *job = <const Job *>any_job
-    cdef fc_index at = place(job, task)
-    job.fc.lrn(job.y + at, job.padded + thread * job.padded_bytes, job.x + at, length(job, task), job.c, job.radius, job.bias,
-               job.alpha, job.beta)
+    cdef fc_index at = piece_place(&job.rows, task)
+    job.fc.lrn(job.y + at, job.padded + thread * job.padded_bytes, job.x + at, piece_rows(&job.rows, task), job.rows.c,
+               job.radius, job.bias, job.alpha, job.beta)
 
 
 cdef void lrn_gradient_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
     cdef const Job *job = <const Job *>any_job
-    cdef fc_index at = place(job, task)
+    cdef fc_index at = piece_place(&job.rows, task)
     job.fc.lrn_grad(job.y + at, job.padded + thread * job.padded_bytes, job.dy + at, job.x + at, job.normalized + at,
-                    length(job, task), job.c, job.radius, job.bias, job.alpha, job.beta)
+                    piece_rows(&job.rows, task), job.rows.c, job.radius, job.bias, job.alpha, job.beta)
 
 
 cdef fc_index pad(Job *job, fc_index radius) noexcept:
     """A thread's scratch memory for lrn, in whole cache lines."""
-    cdef fc_index rows = min(job.piece, job.rows)
-    job.radius, job.padded_bytes = radius, whole_lines((rows * (job.c + radius) + radius + job.fc.vl) * job.fc.itemsize)
+    cdef fc_index rows = min(job.rows.piece, job.rows.count)
+    job.radius, job.padded_bytes = radius, whole_lines((rows * (job.rows.c + radius) + radius + job.fc.vl) * job.rows.size)
     return job.padded_bytes
 
 
@@ -229,7 +209,7 @@ def lrn(real[:, ::1] y, const real[:, ::1] x, fc_index radius, double bias, doub
     cdef Block block = scratch(num_threads * pad(&job, radius))
     job.y, job.x, job.padded = <char *>&y[0, 0], <const char *>&x[0, 0], block.data
     job.bias, job.alpha, job.beta = bias, alpha, beta
-    share(&job, lrn_piece, pieces(&job), num_threads)
+    share(&job, lrn_piece, pieces(&job.rows), num_threads)
 
 
 def lrn_grad(real[:, ::1] dx, const real[:, ::1] dy, const real[:, ::1] x, const real[:, ::1] y, fc_index radius, double bias,
@@ -239,4 +219,4 @@ def lrn_grad(real[:, ::1] dx, const real[:, ::1] dy, const real[:, ::1] x, const
     job.y, job.dy, job.x = <char *>&dx[0, 0], <const char *>&dy[0, 0], <const char *>&x[0, 0]
     job.normalized, job.padded = <const char *>&y[0, 0], block.data
     job.bias, job.alpha, job.beta = bias, alpha, beta
-    share(&job, lrn_gradient_piece, pieces(&job), num_threads)
+    share(&job, lrn_gradient_piece, pieces(&job.rows), num_threads)

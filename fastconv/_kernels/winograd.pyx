@@ -147,7 +147,7 @@ cdef struct Job:
     fc_index together, filter_rows    # panels whose filters are read together, channels that are transformed as one task
     fc_index abreast, s_width         # panels whose S is computed together, their row of it
     bint own_u                        # of the only block: tasks share V, and each transforms its own panel's filters
-    Tiles only                        # the tiles of that block
+    const Tiles *only                 # the tiles of that block
     char *only_v                      # and their V
     const char *gain
     const char *bias
@@ -448,7 +448,7 @@ cdef void transform_tile(const Job *job, const Tiles *tiles, fc_index t, char *v
 cdef void transform_only(const void *any_job, fc_index task, int thread) noexcept nogil:
     """A tile of the only block, into the V that all threads share."""
     cdef const Job *job = <const Job *>any_job
-    transform_tile(job, &job.only, task, job.only_v, job.scratch + thread * job.thread_bytes)
+    transform_tile(job, job.only, task, job.only_v, job.scratch + thread * job.thread_bytes)
 
 
 cdef void correlate_block(const void *any_job, fc_index task, int thread) noexcept nogil:
@@ -488,14 +488,15 @@ cdef void correlate_own(const void *any_job, fc_index group, int thread) noexcep
             for panel in range(panel0, panel1):
                 at = panel_start(&job.panels, panel) - panel_start(&job.panels, panel0)
                 transform_filters(job, panel, patch + (panel - panel0) * read_size(job, rows) * job.size, rows, u)
-                multiply(job, &job.only, s + at * job.size, job.only_v, u, panel, panel + 1, c, c + rows)
-        finish_panels(job, &job.only, s, panel0, panel1, patch)
+                multiply(job, job.only, s + at * job.size, job.only_v, u, panel, panel + 1, c, c + rows)
+        finish_panels(job, job.only, s, panel0, panel1, patch)
         panel0 = panel1
 
 
 cdef int run_correlate(Job *job, int num_threads) except -1:
     cdef fc_index u_bytes, shared_bytes, filters, pieces
     cdef Block block
+    cdef Tiles tiles
     plan_correlate(job, num_threads)
     fill_tables(job)
     job.plane_u = plane_size(job, CHANNEL_RUN, job.width) if job.own_u else plane_size(job, job.c, job.whole_k)
@@ -511,7 +512,8 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     job.zeros = <const char *>memset(job.scratch + num_threads * job.thread_bytes, 0, job.c * job.size)
     if job.own_u:
         job.only_v = block.data
-        find_tiles(job, 0, &job.only)
+        find_tiles(job, 0, &tiles)
+        job.only = &tiles
         share_phases(job, transform_only, job.tiles, correlate_own, job.groups, num_threads)
     else:
         job.transformed = block.data
