@@ -84,7 +84,8 @@ class _Pass(NamedTuple):
     """What the geometry says of one of a convolution's three passes."""
 
     driver: ModuleType
-    calls: list[tuple[bytes, bytes, dict[str, int]]]  # two sweeps' tables, and keywords for groups
+    sweeps: list[tuple[bytes, bytes]]  # tables of (vertical, horizontal) ones
+    calls: list[dict[str, int]]  # a call's keywords for groups
     work: int  # of a call, in multiply-adds
     dense: bool  # its images and filters are seen as 1x1
 
@@ -136,8 +137,8 @@ class Convolution:
             return
         if this.dense:
             x, filters = _as_pixels(x), _as_one_tap(filters)
-        for v, u, group in this.calls:
-            this.driver.correlate(y, x, filters, bias, relu, v, u, False, n, **epilogue, **group)
+        for group in this.calls:
+            this.driver.correlate(y, x, filters, bias, relu, this.sweeps, False, n, **epilogue, **group)
 
     def input_gradient(
         self,
@@ -159,8 +160,8 @@ class Convolution:
             dx, filters = _as_pixels(dx), _as_one_tap(filters)
             bias = None if bias is None else np.tile(bias, dx.shape[3] // len(bias))
         more = self._pooled(unpool)
-        for v, u, group in this.calls:
-            this.driver.correlate(dx, dy, filters, bias, relu, v, u, True, n, **more, **group)
+        for group in this.calls:
+            this.driver.correlate(dx, dy, filters, bias, relu, this.sweeps, True, n, **more, **group)
 
     def filter_gradient(
         self,
@@ -179,8 +180,9 @@ class Convolution:
         if this.dense:
             x, dw = _as_pixels(x), _as_one_tap(dw)
         more = self._pooled(unpool)
-        for v, u, group in this.calls:
-            this.driver.filter_gradient(dw, x, dy, v, u, n, **more, **group)
+        [(vertical, horizontal)] = this.sweeps
+        for group in this.calls:
+            this.driver.filter_gradient(dw, x, dy, vertical, horizontal, n, **more, **group)
 
     def _pass(self, computes: str) -> _Pass:
         """One pass; found at its first call."""
@@ -203,17 +205,17 @@ class Convolution:
             driver, dense = _direct, dense and self.groups == 1
             axes = (_POINT, _POINT) if dense else axes
         if computes == "input_gradient":
-            sweeps = map(geometry.input_gradient_sweeps, axes)
+            of_axes = map(geometry.input_gradient_sweeps, axes)
         else:
-            sweeps = ([geometry.forward_sweep(axis)] for axis in axes)
-        vertical, horizontal = ([sweep.table() for sweep in of_axis] for of_axis in sweeps)
-        keywords: list[dict[str, int]] = [{}]
+            of_axes = ([geometry.forward_sweep(axis)] for axis in axes)
+        sweeps = list(itertools.product(*([sweep.table() for sweep in of_axis] for of_axis in of_axes)))
+        calls: list[dict[str, int]] = [{}]
         if driver is _winograd and self.groups > 1:
-            keywords = [{"group": group, "groups": self.groups} for group in range(self.groups)]
+            calls = [{"group": group, "groups": self.groups} for group in range(self.groups)]
         elif driver is _direct and self.groups > 1:
-            keywords = [{"groups": self.groups}]
+            calls = [{"groups": self.groups}]
         work = (products + threads.PASS) * filters
-        return _Pass(driver, list(itertools.product(vertical, horizontal, keywords)), work, dense)
+        return _Pass(driver, sweeps, calls, work, dense)
 
     def _pooled(self, unpool: tuple[NDArray, float] | None) -> dict[str, Any]:
         """The drivers' keyword for the gradient of a pool."""

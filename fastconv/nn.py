@@ -38,6 +38,7 @@ SMALL_JOIN = 1 << 17
 
 # A dense layer is a 1x1 convolution of 1x1 images.
 _POINT = geometry.forward_sweep(geometry.axis(1, 1, 1, 1, "VALID")).table()
+_POINTS = [(_POINT, _POINT)]
 
 
 # ---------------------------------------------------------------------------------------------- convolution
@@ -1006,12 +1007,13 @@ def _normalized(
     """The arrays [..., C] and [C] of a batch normalization by name, without those that are None."""
     x = arguments.as_array("x", whole["x"])
     named = {name: (value, max(x.ndim, 1)) for name, value in whole.items()}
-    optional = ("offset", "scale")
-    named |= {k: (v, 1) for k, v in channels.items() if v is not None or k not in optional}
-    arrays = dict(zip(named, arguments.arrays(**named), strict=True))
+    for name, value in channels.items():
+        if value is not None or name in ("mean", "variance"):
+            named[name] = value, 1
+    arrays, size = dict(zip(named, arguments.arrays(**named), strict=True)), x.shape[-1:]
     for name in channels:
         if name in arrays:
-            arguments.same_shape(name, arrays[name], x.shape[-1:], "one number per channel of x")
+            arguments.same_shape(name, arrays[name], size, "one number per channel of x")
     return arrays, arguments.number("variance_epsilon", variance_epsilon, 0)
 
 
@@ -1061,9 +1063,7 @@ def dense(
     n = threads.resolve(num_threads, (x.shape[0] + PASS) * w.size)
     if y.size:
         b = rest[0] if rest else None
-        _conv2d.correlate(
-            _points(y), _points(x), w[None, None], b, activation == "relu", _POINT, _POINT, False, n
-        )
+        _conv2d.correlate(_points(y), _points(x), w[None, None], b, activation == "relu", _POINTS, False, n)
     return y
 
 
@@ -1078,7 +1078,7 @@ def dense_backprop_input(
     dx = memory.empty((dy.shape[0], w.shape[0]), dy.dtype)
     n = threads.resolve(num_threads, (dy.shape[0] + PASS) * w.size)
     if dx.size:
-        _conv2d.correlate(_points(dx), _points(dy), w[None, None], None, False, _POINT, _POINT, True, n)
+        _conv2d.correlate(_points(dx), _points(dy), w[None, None], None, False, _POINTS, True, n)
     return dx
 
 

@@ -662,46 +662,48 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
 
 
 def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :, :, ::1] filters, const real[::1] bias,
-              bint relu, bytes vertical, bytes horizontal, bint transposed, int num_threads, *,
+              bint relu, list sweeps, bint transposed, int num_threads, *,
               const real[::1] gain=None, bint pools=False, uint8_t[:, :, :, ::1] where=None, unpool=None, fc_index groups=1,
               const real[:, :, :, ::1] side=None):
-    """y = the correlation of x with HWIO filters along two geometry.Sweeps, * gain, + bias, + side (or None), relu.
+    """y = the correlation of x with HWIO filters along pairs of geometry.Sweeps, * gain, + bias, + side (or None), relu.
 
-    vertical, horizontal: the sweeps' tables.  Only the result pixels that they name are written.  transposed: x has the filters'
-    output channels and y their input channels.  pools: y is the 2x2 max pool of that, and where its bytes if they are wanted;
-    the sweeps are a forward pass'.  unpool: (where, scale, height, width) if x is the gradient of such a pool's results.
-    groups: of the channels of x and of y and of the filters' output channels, in order, each correlated by itself; with a pool
-    one.  side: of y's shape, or y itself, whose numbers are then replaced; not with a pool.
+    sweeps: their tables, (vertical, horizontal), one pair after the other.  Only the result pixels that they name are written.
+    transposed: x has the filters' output channels and y their input channels.  pools: y is the 2x2 max pool of that, and where
+    its bytes if they are wanted; the sweeps are a forward pass', a single pair.  unpool: (where, scale, height, width) if x is
+    the gradient of such a pool's results.  groups: of the channels of x and of y and of the filters' output channels, in order,
+    each correlated by itself; with a pool one.  side: of y's shape, or y itself, whose numbers are then replaced; not with a pool.
     """
-    cdef Job job
+    cdef Job job, whole
     cdef fc_index k = y.shape[3] // groups
     cdef const fc_kernels *fc = kernels_for_columns(sizeof(real), k)
     if FEW * k <= fc.vl:  # dots, whose vectors do not lie along the columns
         fc = kernels_for(sizeof(real))
-    memset(&job, 0, sizeof(Job))
-    read_images(&job.x, <const char *>&x[0, 0, 0, 0], sizeof(real), unpool, x.shape[0], x.shape[1], x.shape[2], x.shape[3],
+    memset(&whole, 0, sizeof(Job))
+    read_images(&whole.x, <const char *>&x[0, 0, 0, 0], sizeof(real), unpool, x.shape[0], x.shape[1], x.shape[2], x.shape[3],
                 0, groups)
-    job.y, job.yh, job.yw, job.y_pixel = <char *>&y[0, 0, 0, 0], y.shape[1], y.shape[2], y.shape[3]
-    job.channel_groups, job.pools = groups, pools
+    whole.y, whole.yh, whole.yw, whole.y_pixel = <char *>&y[0, 0, 0, 0], y.shape[1], y.shape[2], y.shape[3]
+    whole.channel_groups, whole.pools = groups, pools
     if where is not None:
-        job.where = &where[0, 0, 0, 0]
-    job.filters = <const char *>&filters[0, 0, 0, 0]
-    job.filter_w, job.filter_k, job.transposed = filters.shape[1], filters.shape[3], transposed
-    job.flags = FC_RELU if relu else 0
+        whole.where = &where[0, 0, 0, 0]
+    whole.filters = <const char *>&filters[0, 0, 0, 0]
+    whole.filter_w, whole.filter_k, whole.transposed = filters.shape[1], filters.shape[3], transposed
+    whole.flags = FC_RELU if relu else 0
     if gain is not None:
-        job.gain = <const char *>&gain[0]
-        job.flags |= FC_GAIN
+        whole.gain = <const char *>&gain[0]
+        whole.flags |= FC_GAIN
     if bias is not None:
-        job.bias = <const char *>&bias[0]
-        job.flags |= FC_BIAS
+        whole.bias = <const char *>&bias[0]
+        whole.flags |= FC_BIAS
     if side is not None:
-        job.side = <const char *>&side[0, 0, 0, 0]
-        job.flags |= FC_SIDE
-    try:
-        plan(&job, fc, sizeof(real), k, vertical, horizontal)
-        run_correlate(&job, num_threads)
-    finally:
-        free_job(&job)
+        whole.side = <const char *>&side[0, 0, 0, 0]
+        whole.flags |= FC_SIDE
+    for vertical, horizontal in sweeps:
+        job = whole
+        try:
+            plan(&job, fc, sizeof(real), k, vertical, horizontal)
+            run_correlate(&job, num_threads)
+        finally:
+            free_job(&job)
 
 
 # ------------------------------------------------------------------------------------------------ filter gradient

@@ -181,24 +181,26 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
 
 
 def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :, :, ::1] filters, const real[::1] bias,
-              bint relu, bytes vertical, bytes horizontal, bint transposed, int num_threads):
+              bint relu, list sweeps, bint transposed, int num_threads):
     """As conv2d.correlate, of as many groups as there are input channels: filters [h, w, 1, K]."""
-    cdef Job job
-    memset(&job, 0, sizeof(Job))
-    job.x, job.n, job.h, job.w = <const char *>&x[0, 0, 0, 0], x.shape[0], x.shape[1], x.shape[2]
-    job.y, job.yh, job.yw = <char *>&y[0, 0, 0, 0], y.shape[1], y.shape[2]
-    job.filters, job.k = <const char *>&filters[0, 0, 0, 0], filters.shape[3]
-    job.times = job.k // (y.shape[3] if transposed else x.shape[3])
-    job.repeats, job.folds = job.times > 1 and not transposed, job.times > 1 and transposed
-    job.flags = FC_RELU if relu else 0
+    cdef Job job, whole
+    memset(&whole, 0, sizeof(Job))
+    whole.x, whole.n, whole.h, whole.w = <const char *>&x[0, 0, 0, 0], x.shape[0], x.shape[1], x.shape[2]
+    whole.y, whole.yh, whole.yw = <char *>&y[0, 0, 0, 0], y.shape[1], y.shape[2]
+    whole.filters, whole.k = <const char *>&filters[0, 0, 0, 0], filters.shape[3]
+    whole.times = whole.k // (y.shape[3] if transposed else x.shape[3])
+    whole.repeats, whole.folds = whole.times > 1 and not transposed, whole.times > 1 and transposed
+    whole.flags = FC_RELU if relu else 0
     if bias is not None:
-        job.bias = <const char *>&bias[0]
-        job.flags |= FC_BIAS
-    try:
-        plan(&job, sizeof(real), vertical, horizontal, filters.shape[1])
-        run_correlate(&job, num_threads)
-    finally:
-        free_job(&job)
+        whole.bias = <const char *>&bias[0]
+        whole.flags |= FC_BIAS
+    for vertical, horizontal in sweeps:
+        job = whole
+        try:
+            plan(&job, sizeof(real), vertical, horizontal, filters.shape[1])
+            run_correlate(&job, num_threads)
+        finally:
+            free_job(&job)
 
 
 # ------------------------------------------------------------------------------------------------ filter gradient

@@ -523,11 +523,11 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
 
 
 def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :, :, ::1] filters, const real[::1] bias,
-              bint relu, bytes vertical, bytes horizontal, bint transposed, int num_threads, *,
+              bint relu, list sweeps, bint transposed, int num_threads, *,
               const real[::1] gain=None, bint pools=False, uint8_t[:, :, :, ::1] where=None, unpool=None, fc_index group=0,
               fc_index groups=1, const real[:, :, :, ::1] side=None):
-    """As conv2d.correlate, along two geometry.Sweeps of step 1 and equally many adjacent taps, 2 .. 5 (for a pool: 3 or 5), or
-    one of them of a single tap (no pool)."""
+    """As conv2d.correlate, along a single pair of geometry.Sweeps of step 1 and equally many adjacent taps, 2 .. 5 (for a pool:
+    3 or 5), or one of them of a single tap (no pool)."""
     cdef Job job
     cdef fc_index k = y.shape[3] // groups
     memset(&job, 0, sizeof(Job))
@@ -550,6 +550,7 @@ def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :,
         job.side = <const char *>(&side[0, 0, 0, 0] + group * k)
         job.flags |= FC_SIDE
     try:
+        [(vertical, horizontal)] = sweeps
         plan(&job, sizeof(real), k, vertical, horizontal)
         run_correlate(&job, num_threads)
     finally:
