@@ -53,6 +53,15 @@ static const int fc_max_rows[] = {0, 6, FC_WIDE_ROWS};
 #define FC_INLINE static inline __attribute__((always_inline))
 #define FC_NOINLINE __attribute__((noinline))
 
+/* Makes the compiler round a product, a vec, by itself instead of within an FMA. */
+#if defined(__SSE2__)
+#define FC_ROUNDED(product) __asm__("" : "+v"(product))
+#elif defined(__aarch64__)
+#define FC_ROUNDED(product) __asm__("" : "+w"(product))
+#else
+#define FC_ROUNDED(product) (void)(product)
+#endif
+
 typedef uint64_t lanes64 __attribute__((vector_size(FC_VECTOR_BYTES)));
 
 FC_INLINE lanes64 splat64(uint64_t x) { return x - (lanes64){0}; }

@@ -13,7 +13,8 @@
  *     A^T column p: 1, p, p^2, ..,                           infinity: 0 .. 0 1
  *
  * B^T does not depend on m and r, so one text serves 3x3 filters (m = 4), 5x5 (m = 2), and their filter gradients, where
- * the roles of filter and result are exchanged (Lavin and Gray, Fast algorithms for convolutional neural networks, CVPR 2016, section 4).
+ * the roles of filter and result are exchanged (Lavin and Gray, Fast algorithms for convolutional neural networks, CVPR 2016,
+ * section 4).
  *
  * A tile at the border may want fewer results (or have fewer taps: a filter gradient's).  Then it needs as many fewer points,
  * for data that no result wanted depends on may be chosen at will.  Without the last result d[5] concerns infinity alone: that
@@ -30,37 +31,39 @@
 #define B4 ((T)5.0625)
 
 /* B^T d; of its values those at the first n points count.  In halves of three values that share their terms: one at the points
- * 0, 1 and 4 (+-a and 0), one at 2, 3 and 5 (+-b and infinity). */
-FC_INLINE void FN(data_half)(vec *restrict out, const vec *restrict d, const int step, const int n, const int half)
+ * 0, 1 and 4 (+-a and 0), one at 2, 3 and 5 (+-b and infinity).  A tile at the border rounds the product that sum and difference
+ * share, and a whole one does not: so it always was, and the accuracies in README.md are those of these bits. */
+FC_INLINE void FN(data_half)(vec *restrict out, const vec *restrict d, const int step, const int n, const int half,
+                             const int at_border)
 {
     const vec d0 = d[0], d1 = d[step], d2 = d[2 * step];
     const vec d4 = n > 4 ? d[4 * step] : (A2 + B2) * d2 - (A2 * B2) * d0;
     const vec d3 = n > 3 ? d[3 * step] : A2 * d1 + B1 * (d2 - A2 * d0);
-    if (half == 0) {
-        const vec even = d4 - B2 * d2, odd = d3 - B2 * d1;
-        out[0] = even + A1 * odd;
-        out[1] = even - A1 * odd;
+    const vec even = d4 - (half == 0 ? B2 : A2) * d2, odd = d3 - (half == 0 ? B2 : A2) * d1;
+    vec product = (half == 0 ? A1 : B1) * odd;
+    if (at_border)
+        FC_ROUNDED(product);
+    out[0] = even + product;
+    out[1] = even - product;
+    if (half == 0)
         out[2] = d4 - (A2 + B2) * d2 + (A2 * B2) * d0;
-    } else {
-        const vec even = d4 - A2 * d2, odd = d3 - A2 * d1;
-        out[0] = even + B1 * odd;
-        out[1] = even - B1 * odd;
+    else if (n > 5)
         out[2] = d[5 * step] - (A2 + B2) * d3 + (A2 * B2) * d1;
-    }
 }
 
 /* The three points of a half: 0 FC_INNER, 1 FC_OUTER. */
 static const int FN(points_of)[2][3] = {{0, 1, 4}, {2, 3, 5}};
 
-FC_INLINE void FN(data_points)(vec *restrict out, const vec *restrict d, const int step, const int n)
+FC_INLINE void FN(data_points)(vec *restrict out, const vec *restrict d, const int step, const int n, const int at_border)
 {
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
         vec three[3];
-        FN(data_half)(three, d, step, n, half);
+        FN(data_half)(three, d, step, n, half, at_border);
 #pragma GCC unroll 3
         for (int i = 0; i < 3; i++)
-            out[FN(points_of)[half][i]] = three[i];
+            if (FN(points_of)[half][i] < n)
+                out[FN(points_of)[half][i]] = three[i];
     }
 }
 
@@ -110,8 +113,10 @@ FC_INLINE void FN(results)(vec *restrict out, const vec *restrict s, const int s
 }
 
 /* Each transform is one text for a vector of a tile's channels, compiled for all points, which the constants unroll, and for
- * fewer.  The two are functions of their own: where they meet in one, GCC 12 computes what they have in common before the branch
- * and spills it (the transforms then take half as long again).  Channels left over are copied into whole vectors first.
+ * fewer: that of the data for each number of them, for with branches a border's tile took 2.2 times as long (Zen 3), half as long
+ * again as a whole one; with filters and results it makes no difference.  They are functions of their own: where two meet in one,
+ * GCC 12 computes what they have in common before the branch and spills it.  Channels left over are first copied into whole
+ * vectors.
  *
  * FC_OPAQUE hides how a pointer came about: GCC would keep the addresses of all 36 planes, most of them on the stack. */
 #define FC_OPAQUE(pointer) __asm__("" : "+r"(pointer))
@@ -137,53 +142,53 @@ FC_INLINE void FN(store_points)(T *to, fc_index plane, const vec *point, const i
 }
 
 /* Half of the rows at a time: eighteen vectors between the two directions stay in registers, thirty-six do not. */
-FC_INLINE void FN(data_vector)(fc_index ch, const int rows, const int columns, const int halves, T *v, fc_index plane,
+FC_INLINE void FN(data_vector)(fc_index ch, const int rows, const int columns, const int half, T *v, fc_index plane,
                                const void *const *pixel)
 {
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
-        if (!(halves & (half == 0 ? FC_INNER : FC_OUTER)))
-            continue;
-        vec t[6][3], line[6], out[6];
+    const int at_border = rows * columns < 36;
+    vec t[6][3], line[6], out[6];
 #pragma GCC unroll 6
-        for (int j = 0; j < 6; j++) {
+    for (int j = 0; j < columns; j++) {
 #pragma GCC unroll 6
-            for (int i = 0; i < 6; i++)
-                line[i] = FN(load)((const T *)pixel[i * 6 + j] + ch);
-            FN(data_half)(t[j], line, 1, rows, half);
-        }
+        for (int i = 0; i < rows; i++)
+            line[i] = FN(load)((const T *)pixel[i * 6 + j] + ch);
+        FN(data_half)(t[j], line, 1, rows, half, at_border);
+    }
 #pragma GCC unroll 3
-        for (int i = 0; i < 3; i++) {
-            const int row = FN(points_of)[half][i];
-            if (row >= rows)
-                continue;
-            FN(data_points)(out, &t[0][i], 3, columns);
-            FN(store_points)(v + row * 6 * plane + ch, plane, out, columns);
-        }
+    for (int i = 0; i < 3; i++) {
+        const int row = FN(points_of)[half][i];
+        if (row >= rows)
+            continue;
+        FN(data_points)(out, &t[0][i], 3, columns, at_border);
+        FN(store_points)(v + row * 6 * plane + ch, plane, out, columns);
     }
 }
 
-#define X(HALVES)                                                                                                            \
-    static FC_NOINLINE void FN(data_all_##HALVES)(T * v, fc_index plane, const void *const *pixel, fc_index c)               \
+/* For channels ch .. c - 1, rows x columns points, one half of them. */
+typedef void FN(data_function)(T *v, fc_index plane, const void *const *pixel, fc_index ch, fc_index c);
+
+#define FC_FOR_POINTS(X)                                                                                                     \
+    X(3, 3) X(3, 4) X(3, 5) X(3, 6) X(4, 3) X(4, 4) X(4, 5) X(4, 6) X(5, 3) X(5, 4) X(5, 5) X(5, 6) X(6, 3) X(6, 4) X(6, 5)  \
+    X(6, 6)
+#define X(ROWS, COLUMNS)                                                                                                     \
+    static FC_NOINLINE void FN(data_##ROWS##COLUMNS##_inner)(T * v, fc_index plane, const void *const *pixel, fc_index ch,   \
+                                                             fc_index c)                                                     \
     {                                                                                                                        \
-        for (fc_index ch = 0; ch < c; ch += VL)                                                                              \
-            FN(data_vector)(ch, 6, 6, HALVES, v, plane, pixel);                                                              \
+        for (; ch < c; ch += VL)                                                                                             \
+            FN(data_vector)(ch, ROWS, COLUMNS, 0, v, plane, pixel);                                                          \
     }                                                                                                                        \
-    static FC_NOINLINE void FN(data_some_##HALVES)(T * v, fc_index plane, const void *const *pixel, fc_index c, int rows,    \
-                                                   int columns)                                                              \
+    static FC_NOINLINE void FN(data_##ROWS##COLUMNS##_outer)(T * v, fc_index plane, const void *const *pixel, fc_index ch,   \
+                                                             fc_index c)                                                     \
     {                                                                                                                        \
-        for (fc_index ch = 0; ch < c; ch += VL)                                                                              \
-            FN(data_vector)(ch, rows, columns, HALVES, v, plane, pixel);                                                     \
-    }                                                                                                                        \
-    FC_INLINE void FN(data_##HALVES)(T * v, fc_index plane, const void *const *pixel, fc_index c, int rows, int columns)     \
-    {                                                                                                                        \
-        if (rows == 6 && columns == 6)                                                                                       \
-            FN(data_all_##HALVES)(v, plane, pixel, c);                                                                       \
-        else                                                                                                                 \
-            FN(data_some_##HALVES)(v, plane, pixel, c, rows, columns);                                                       \
+        for (; ch < c; ch += VL)                                                                                             \
+            FN(data_vector)(ch, ROWS, COLUMNS, 1, v, plane, pixel);                                                          \
     }
-X(FC_INNER) X(FC_OUTER) X(FC_BOTH)
+FC_FOR_POINTS(X)
 #undef X
+#define X(ROWS, COLUMNS) [ROWS - 3][COLUMNS - 3] = {FN(data_##ROWS##COLUMNS##_inner), FN(data_##ROWS##COLUMNS##_outer)},
+static FN(data_function) *const FN(data_of)[4][4][2] = {FC_FOR_POINTS(X)};
+#undef X
+#undef FC_FOR_POINTS
 
 FC_INLINE void FN(data_line)(T *v, fc_index plane, const void *const *pixel, fc_index c, const int n)
 {
@@ -191,23 +196,25 @@ FC_INLINE void FN(data_line)(T *v, fc_index plane, const void *const *pixel, fc_
         vec line[6], out[6];
         for (int j = 0; j < 6; j++)
             line[j] = FN(load)((const T *)pixel[j] + ch);
-        FN(data_points)(out, line, 1, n);
+        FN(data_points)(out, line, 1, n, 0);
         for (int j = 0; j < n; j++)
             FN(store)(v + j * plane + ch, out[j]);
     }
 }
 
-/* Of whole vectors. */
+/* Of whole vectors; both halves while the pixels of so many channels are in the first-level cache. */
 static void FN(data_vectors)(T *v, fc_index plane, const void *const *pixel, fc_index c, int rows, int columns, int halves)
 {
-    if (rows == 1 || columns == 1)
+    const fc_index together = 256 / (fc_index)sizeof(T);
+    if (rows == 1 || columns == 1) {
         FN(data_line)(v, plane, pixel, c, rows * columns);
-    else if (halves == FC_INNER)
-        FN(data_FC_INNER)(v, plane, pixel, c, rows, columns);
-    else if (halves == FC_OUTER)
-        FN(data_FC_OUTER)(v, plane, pixel, c, rows, columns);
-    else
-        FN(data_FC_BOTH)(v, plane, pixel, c, rows, columns);
+        return;
+    }
+    FN(data_function) *const *of_half = FN(data_of)[rows - 3][columns - 3];
+    for (fc_index ch = 0; ch < c; ch += together)
+        for (int half = 0; half < 2; half++)
+            if (halves & (half == 0 ? FC_INNER : FC_OUTER))
+                of_half[half](v, plane, pixel, ch, c < ch + together ? c : ch + together);
 }
 
 static void FN(winograd_data)(void *v, fc_index plane, const void *const *pixel, fc_index c, int rows, int columns, int halves)
@@ -242,7 +249,7 @@ FC_INLINE void FN(filter_vector)(fc_index ch, const int rows, const int columns,
         T *to = u + row * 6 * plane + ch;
         FC_OPAQUE(to);
 #pragma GCC unroll 6
-        for (int j = 0; j < 6; j++) /* U goes to memory; a gradient's W does not, for which this costs 1% */
+        for (int j = 0; j < 6; j++) /* U goes to memory; a gradient's W does not, for which this costs a quarter of the time */
             FN(claim)(to + j * plane);
         FN(store_points)(to, plane, out, columns);
     }
