@@ -44,7 +44,7 @@ def link(layers: Sequence[Layer]) -> list[Any]:
 
 def asked(layers: Sequence[Layer]) -> list[Any]:
     """All that `link` depends on: as long as this stays equal, so do the steps."""
-    return [(layer, *(getattr(layer, name) for name in layer.chained_by)) for layer in layers]
+    return [(layer, *[getattr(layer, name) for name in layer.chained_by]) for layer in layers]
 
 
 def in_turn(steps: Sequence[Any], overwrites: bool = False) -> Callable[[np.ndarray], np.ndarray]:
@@ -55,12 +55,12 @@ def in_turn(steps: Sequence[Any], overwrites: bool = False) -> Callable[[np.ndar
     from fastconv.layers import Sequential  # which imports this module
 
     prepared = []
-    for step in steps:
-        if overwrites and type(step) in (ResidualRelu, Sequential):
-            prepared.append(step.prepare_inference(overwrites=True))
+    for i, step in enumerate(steps):
+        if type(step) in (ResidualRelu, Sequential):
+            x_is_new = is_new(steps[i - 1]) if i else overwrites
+            prepared.append(step.prepare_inference(overwrites=x_is_new))
         else:
             prepared.append(step.prepare_inference())
-        overwrites = is_new(step)
 
     def run(x: np.ndarray) -> np.ndarray:
         for compute in prepared:
