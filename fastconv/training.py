@@ -73,9 +73,6 @@ class Classifier:
         self.optimizer = optimizer
         self.name = name
         self.classes = net.output_shape[-1]
-        largest = max(math.prod(shape) for shape in (net.input_shape, *net.output_shapes))
-        # How many examples pass through the net at once where nothing is trained.
-        self._evaluation_batch = max(1, min(EVALUATION_BATCH, EVALUATION_FLOATS // largest))
         self.dropouts = [layer for _, layer in net.members() if isinstance(layer, Dropout)]
         self.auxiliaries = [layer for layer in net.layers if isinstance(layer, AuxiliaryClassifier)]
         for i, side in enumerate(self.auxiliaries):
@@ -96,7 +93,7 @@ class Classifier:
         x = self._inputs(x)
         logits = np.empty((len(x), self.classes), self.net.parameters.dtype)
         with self._testing(keep_prob) as training:
-            for part in _batches(len(x), self._evaluation_batch):
+            for part in _batches(len(x), self._evaluation_batch()):
                 logits[part], _ = self.net(self._images(x[part]), training)
         return logits
 
@@ -107,7 +104,7 @@ class Classifier:
         ("inception_3a/3x3/conv2d"). ValueError for an unknown one, with the names that there are.
         """
         x = self._inputs(x)
-        parts = _batches(len(x), self._evaluation_batch) or [slice(0, 0)]
+        parts = _batches(len(x), self._evaluation_batch()) or [slice(0, 0)]
         return np.concatenate([self.net.activations(self._images(x[part]), layer_name) for part in parts])
 
     def get_accuracy(self, x: Any, y: Any, keep_prob: float = 1.0) -> float:
@@ -250,7 +247,7 @@ class Classifier:
     def _evaluate(self, x: np.ndarray, y: np.ndarray, keep_prob: float) -> tuple[float, float]:
         loss = correct = 0.0
         with self._testing(keep_prob) as training:
-            for part in _batches(len(x), self._evaluation_batch):
+            for part in _batches(len(x), self._evaluation_batch()):
                 logits, _ = self.net(self._images(x[part]), training)
                 targets = losses.one_hot(y[part], self.classes, logits.dtype)
                 loss += float(nn.softmax_cross_entropy_with_logits(targets, logits).sum(dtype=np.float64))
@@ -289,6 +286,11 @@ class Classifier:
             finally:
                 for layer, was in zip(norms, frozen, strict=True):
                     layer.frozen = was
+
+    def _evaluation_batch(self) -> int:
+        """How many examples pass through the net at once where nothing is trained."""
+        largest = max(math.prod(shape) for shape in (self.net.input_shape, *self.net.output_shapes))
+        return max(1, min(EVALUATION_BATCH, EVALUATION_FLOATS // largest))
 
     def _images(self, x: np.ndarray) -> np.ndarray:
         return x.reshape(len(x), *self.net.input_shape)

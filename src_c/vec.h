@@ -53,7 +53,7 @@ static const int fc_max_rows[] = {0, 6, FC_WIDE_ROWS};
 #define FC_INLINE static inline __attribute__((always_inline))
 #define FC_NOINLINE __attribute__((noinline))
 
-/* Makes the compiler round a product, a vec, by itself instead of within an FMA. */
+/* Makes the compiler round a product, a vec, by itself instead of within an FMA (elsewhere it is left to the compiler). */
 #if defined(__SSE2__)
 #define FC_ROUNDED(product) __asm__("" : "+v"(product))
 #elif defined(__aarch64__)

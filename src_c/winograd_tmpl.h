@@ -31,8 +31,9 @@
 #define B4 ((T)5.0625)
 
 /* B^T d; of its values those at the first n points count.  In halves of three values that share their terms: one at the points
- * 0, 1 and 4 (+-a and 0), one at 2, 3 and 5 (+-b and infinity).  A tile at the border rounds the product that sum and difference
- * share, and a whole one does not: so it always was, and the accuracies in README.md are those of these bits. */
+ * 0, 1 and 4 (+-a and 0), one at 2, 3 and 5 (+-b and infinity).  A tile with fewer points than all rounds the product that sum
+ * and difference share by itself, others leave that to the compiler: so it was when the accuracies in README.md were measured,
+ * and these are the same bits. */
 FC_INLINE void FN(data_half)(vec *restrict out, const vec *restrict d, const int step, const int n, const int half,
                              const int at_border)
 {
@@ -112,11 +113,11 @@ FC_INLINE void FN(results)(vec *restrict out, const vec *restrict s, const int s
     out[m - 1] += s[5 * step];
 }
 
-/* Each transform is one text for a vector of a tile's channels, compiled for all points, which the constants unroll, and for
- * fewer: that of the data for each number of them, for with branches a border's tile took 2.2 times as long (Zen 3), half as long
- * again as a whole one; with filters and results it makes no difference.  They are functions of their own: where two meet in one,
- * GCC 12 computes what they have in common before the branch and spills it.  Channels left over are first copied into whole
- * vectors.
+/* Each transform is one text for a vector of a tile's channels, which constants unroll: the data's for each number of points, for
+ * with branches tiles of fewer points than all took 1.7 to 3.4 times as long (Zen 3), half as long again as a whole one; the
+ * results' for all points and for fewer, the filters' for each number of taps, where no more was gained.  They are functions of
+ * their own: where two such cases meet in one function, GCC 12 computes what they have in common before the branch and spills it.
+ * Channels left over are first copied into whole vectors.
  *
  * FC_OPAQUE hides how a pointer came about: GCC would keep the addresses of all 36 planes, most of them on the stack. */
 #define FC_OPAQUE(pointer) __asm__("" : "+r"(pointer))
@@ -240,6 +241,8 @@ FC_INLINE void FN(filter_vector)(fc_index ch, const int rows, const int columns,
             line[i] = FN(load)((const T *)tap[i * R + j] + ch);
         FN(filter_half)(t[j], line, 1, R, half);
     }
+    /* A gradient's W does not go to memory: it could save the claims, a fifth of its transform and 2% of the whole, but without
+     * them the compiler fuses other products, and the bits are others. */
 #pragma GCC unroll 3
     for (int i = 0; i < 3; i++) {
         const int row = FN(points_of)[half][i];
@@ -249,7 +252,7 @@ FC_INLINE void FN(filter_vector)(fc_index ch, const int rows, const int columns,
         T *to = u + row * 6 * plane + ch;
         FC_OPAQUE(to);
 #pragma GCC unroll 6
-        for (int j = 0; j < 6; j++) /* U goes to memory; a gradient's W does not, for which this costs a quarter of the time */
+        for (int j = 0; j < 6; j++) /* U goes to memory */
             FN(claim)(to + j * plane);
         FN(store_points)(to, plane, out, columns);
     }

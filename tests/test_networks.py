@@ -372,9 +372,9 @@ def test_a_large_model_takes_the_memory_of_its_training():
 
 
 def test_large_images_are_evaluated_in_smaller_batches(undrawn):
-    assert models.LeNet5()._evaluation_batch == 100
-    assert models.ResNet(18)._evaluation_batch == 25_000_000 // (112 * 112 * 64)
-    assert models.ResNetCIFAR(8, input_shape=(1, 2_000_000, 1))._evaluation_batch == 1
+    assert models.LeNet5()._evaluation_batch() == 100
+    assert models.ResNet(18)._evaluation_batch() == 25_000_000 // (112 * 112 * 64)
+    assert models.ResNetCIFAR(8, input_shape=(1, 2_000_000, 1))._evaluation_batch() == 1
 
 
 @pytest.mark.parametrize(

@@ -671,7 +671,7 @@ def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :,
     transposed: x has the filters' output channels and y their input channels.  pools: y is the 2x2 max pool of that, and where
     its bytes if they are wanted; the sweeps are a forward pass', a single pair.  unpool: (where, scale, height, width) if x is
     the gradient of such a pool's results.  groups: of the channels of x and of y and of the filters' output channels, in order,
-    each correlated by itself; with a pool one.  side: as y, or y itself, whose numbers are then replaced; not with a pool.
+    each correlated by itself; with a pool one.  side: shaped as y, or y itself, whose numbers are then replaced; not with a pool.
     """
     cdef Job job, whole
     cdef fc_index k = y.shape[3] // groups
