@@ -1010,10 +1010,10 @@ def _normalized(
     for name, value in channels.items():
         if value is not None or name in ("mean", "variance"):
             named[name] = value, 1
-    arrays, size = dict(zip(named, arguments.arrays(**named), strict=True)), x.shape[-1:]
+    arrays = dict(zip(named, arguments.arrays(**named), strict=True))
     for name in channels:
         if name in arrays:
-            arguments.same_shape(name, arrays[name], size, "one number per channel of x")
+            arguments.same_shape(name, arrays[name], x.shape[-1:], "one number per channel of x")
     return arrays, arguments.number("variance_epsilon", variance_epsilon, 0)
 
 

@@ -29,6 +29,8 @@ CORNERS = [
     (3, 13, 5, 33, 20, (3, 1), "SAME"),
     (30, 6, 7, 16, 40, (1, 5), "SAME"),
     (2, 11, 6, 20, 9, (5, 1), [[0, 0], [3, 0], [0, 2], [0, 0]]),
+    # a last tile of 3 to 6 points each way: each has a function of its own
+    *((2, h, w, 9, 10, 3, "SAME") for h in range(5, 9) for w in range(5, 9)),
 ]
 
 # The document's networks from their second layer on, at a small batch.
