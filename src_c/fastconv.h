@@ -213,7 +213,7 @@ typedef struct fc_kernels {
      *                     zeros if before is 0.  They become those of these rows too, whose column_sum is total[c].
      *     normalize       y = (x - mean) * gain + offset, + side if it is not NULL; then relu, if so
      *     normalize_sums  sums[0][c] += dy,  sums[1][c] += dy * (x - mean)  over the rows
-     *     normalize_grad  dx = (dy - level - (x - mean) * tilt) * gain
+     *     normalize_grad  dx = (dy - level - (x - mean) * tilt) * gain; without level and tilt (NULL) dy * gain
      *
      * With an offset the last two take dy for 0 where relu was not above 0, that is, where normalize without a side was not.
      * OUT y, dx; INOUT sums[2][c]; IN total, mean, gain, offset, level, tilt [c], x, side and dy [rows][c]. */

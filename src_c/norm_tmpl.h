@@ -147,13 +147,14 @@ FC_INLINE void FN(normalize_grad_vector)(T *restrict dx, const T *restrict dy, c
                                          const T *restrict gain, const T *restrict offset, const T *restrict level,
                                          const T *restrict tilt, fc_index lanes)
 {
-    const vec value = FN(load_lanes)(x, lanes), centre = FN(load_lanes)(mean, lanes);
-    const vec factor = FN(load_lanes)(gain, lanes), slope = FN(load_lanes)(tilt, lanes);
+    const vec value = FN(load_lanes)(x, lanes), centre = FN(load_lanes)(mean, lanes), factor = FN(load_lanes)(gain, lanes);
     vec g = FN(load_lanes)(dy, lanes);
     if (offset)
         g = (vec)((ivec)g & (NORMAL(value, centre, factor, FN(load_lanes)(offset, lanes)) > (vec){0}));
+    if (level)
+        g = g - FN(load_lanes)(level, lanes) - (value - centre) * FN(load_lanes)(tilt, lanes);
     FN(claim)(dx);
-    FN(store_lanes)(dx, (g - FN(load_lanes)(level, lanes) - (value - centre) * slope) * factor, lanes);
+    FN(store_lanes)(dx, g * factor, lanes);
 }
 
 FC_INLINE void FN(normalize_grad_rows)(T *restrict dx, const T *restrict dy, const T *restrict x, const T *restrict mean,
@@ -163,11 +164,11 @@ FC_INLINE void FN(normalize_grad_rows)(T *restrict dx, const T *restrict dy, con
     for (fc_index r = 0, at = 0; r < rows; r++) {
         fc_index ch = 0;
         for (; ch + VL <= c; ch += VL, at += VL)
-            FN(normalize_grad_vector)(dx + at, dy + at, x + at, mean + ch, gain + ch, offset ? offset + ch : NULL, level + ch,
-                                      tilt + ch, VL);
+            FN(normalize_grad_vector)(dx + at, dy + at, x + at, mean + ch, gain + ch, offset ? offset + ch : NULL,
+                                      level ? level + ch : NULL, level ? tilt + ch : NULL, VL);
         if (ch < c)
-            FN(normalize_grad_vector)(dx + at, dy + at, x + at, mean + ch, gain + ch, offset ? offset + ch : NULL, level + ch,
-                                      tilt + ch, c - ch);
+            FN(normalize_grad_vector)(dx + at, dy + at, x + at, mean + ch, gain + ch, offset ? offset + ch : NULL,
+                                      level ? level + ch : NULL, level ? tilt + ch : NULL, c - ch);
         at += c - ch;
     }
 }
@@ -175,10 +176,14 @@ FC_INLINE void FN(normalize_grad_rows)(T *restrict dx, const T *restrict dy, con
 static void FN(normalize_grad)(void *dx, const void *dy, const void *x, const void *mean, const void *gain, const void *offset,
                                const void *level, const void *tilt, fc_index rows, fc_index c)
 {
-    if (offset)
+    if (offset && level)
         FN(normalize_grad_rows)(dx, dy, x, mean, gain, offset, level, tilt, rows, c);
-    else
+    else if (offset)
+        FN(normalize_grad_rows)(dx, dy, x, mean, gain, offset, NULL, NULL, rows, c);
+    else if (level)
         FN(normalize_grad_rows)(dx, dy, x, mean, gain, NULL, level, tilt, rows, c);
+    else
+        FN(normalize_grad_rows)(dx, dy, x, mean, gain, NULL, NULL, NULL, rows, c);
 }
 #undef NORMAL
 

@@ -1,9 +1,9 @@
-"""Drivers of the normalizations: rows of channels (pixels) shared out among the threads.
+"""Drivers of the normalizations, and of softmax's loss: rows of channels (pixels) shared out among the threads.
 
 Sums over the rows are taken in runs, whose number depends on the shape alone; each goes from its first row to its last in
 double, and the runs are joined in order.  So the bits do not depend on the number of threads.
 """
-from libc.math cimport sqrt
+from libc.math cimport INFINITY, exp, log, sqrt
 from libc.string cimport memset
 
 from fastconv._kernels.blocks cimport (
@@ -36,7 +36,7 @@ cdef struct Job:
     const char *mean                  # [c], and so are
     const char *gain
     const char *offset                # or NULL
-    const char *level
+    const char *level                 # or NULL, and so is
     const char *tilt
     const char *side                  # as y, or NULL
     bint relu
@@ -47,6 +47,8 @@ cdef struct Job:
     char *padded                      # [threads][padded_bytes]
     fc_index radius, padded_bytes
     double bias, alpha, beta
+    # cross_entropy, of logits x
+    const char *labels
 
 
 cdef Job passing(fc_index size, fc_index rows, fc_index c, fc_index elements) noexcept:
@@ -107,12 +109,20 @@ def moments(real[::1] mean, real[::1] variance, const real[:, ::1] x, int num_th
             mean[i], variance[i] = <real>job.sums[i], <real>(job.sums[job.rows.c + i] / job.rows.count)
 
 
-def gain(double[::1] r, real[::1] gain, const real[::1] variance, const real[::1] scale, double epsilon):
-    """r = 1 / sqrt(variance + epsilon), gain = r * scale (None: ones)."""
-    cdef fc_index i
-    for i in range(r.shape[0]):
-        r[i] = 1 / sqrt(variance[i] + epsilon)
-        gain[i] = <real>(r[i] * scale[i] if scale is not None else r[i])
+cdef void read_channels(Job *job, real *memory, double *r, const real[::1] mean, const real[::1] variance, const real[::1] offset,
+                        const real[::1] scale, double epsilon) noexcept:
+    """mean, gain = scale / sqrt(variance + epsilon), offset, the last two in memory [2][c] where they are not there yet; None:
+    ones, zeros.  r (or NULL) = 1 / sqrt(variance + epsilon)."""
+    cdef fc_index i, c = job.rows.c
+    cdef double factor
+    for i in range(c):
+        factor = 1 / sqrt(variance[i] + epsilon)
+        memory[i] = <real>(factor * scale[i] if scale is not None else factor)
+        if r != NULL:
+            r[i] = factor
+    memset(memory + c, 0, c * sizeof(real))
+    job.mean, job.gain = <const char *>&mean[0], <const char *>memory
+    job.offset = <const char *>&offset[0] if offset is not None else <const char *>(memory + c)
 
 
 def line(real[::1] gain, real[::1] offset, double epsilon, const real[::1] scale, const real[::1] mean,
@@ -133,34 +143,16 @@ cdef void normalize_piece(const void *any_job, fc_index task, int thread) noexce
                      piece_rows(&job.rows, task), job.rows.c)
 
 
-def normalize(real[:, ::1] y, const real[:, ::1] x, const real[::1] mean, const real[::1] gain, const real[::1] offset,
-              const real[:, ::1] side, bint relu, int num_threads):
-    """y = (x - mean) * gain + offset of rows of channels, + side (or None), relu."""
+def normalize(real[:, ::1] y, const real[:, ::1] x, const real[::1] mean, const real[::1] variance, const real[::1] offset,
+              const real[::1] scale, double epsilon, const real[:, ::1] side, bint relu, int num_threads):
+    """y = (x - mean) / sqrt(variance + epsilon) * scale + offset of rows of channels, + side, relu; offset, scale, side: or None."""
     cdef Job job = passing(sizeof(real), x.shape[0], x.shape[1], PIECE)
+    cdef Block block = scratch(2 * job.rows.c * sizeof(real))
+    read_channels(&job, <real *>block.data, NULL, mean, variance, offset, scale, epsilon)
     job.y, job.x, job.relu = <char *>&y[0, 0], <const char *>&x[0, 0], relu
-    job.mean, job.gain, job.offset = <const char *>&mean[0], <const char *>&gain[0], <const char *>&offset[0]
     if side is not None:
         job.side = <const char *>&side[0, 0]
     share(&job, normalize_piece, pieces(&job.rows), num_threads)
-
-
-def normalize_sums(double[:, ::1] total, const real[:, ::1] dy, const real[:, ::1] x, const real[::1] mean,
-                   const real[::1] gain, const real[::1] offset, int num_threads):
-    """total[0] = the sum over the rows of dy, total[1] = that of dy * (x - mean); offset (or None): dy behind a relu."""
-    cdef Job job = passing(sizeof(real), x.shape[0], x.shape[1], PIECE)
-    cdef fc_index i, run
-    cdef double *out = &total[0, 0]
-    cdef Block block = scratch(job.runs * 2 * job.rows.c * sizeof(double))
-    job.dy, job.x, job.sums = <const char *>&dy[0, 0], <const char *>&x[0, 0], <double *>block.data
-    job.mean, job.gain = <const char *>&mean[0], <const char *>&gain[0]
-    if offset is not None:
-        job.offset = <const char *>&offset[0]
-    share(&job, gradient_sums_of_run, job.runs, num_threads)
-    with nogil:
-        memset(out, 0, 2 * job.rows.c * sizeof(double))
-        for run in range(job.runs):
-            for i in range(2 * job.rows.c):
-                out[i] += job.sums[2 * run * job.rows.c + i]
 
 
 cdef void gradient_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
@@ -170,15 +162,31 @@ cdef void gradient_piece(const void *any_job, fc_index task, int thread) noexcep
                           piece_rows(&job.rows, task), job.rows.c)
 
 
-def normalize_grad(real[:, ::1] dx, const real[:, ::1] dy, const real[:, ::1] x, const real[::1] mean, const real[::1] gain,
-                   const real[::1] offset, const real[::1] level, const real[::1] tilt, int num_threads):
-    """dx = (dy - level - (x - mean) * tilt) * gain of rows of channels; offset (or None): dy behind a relu."""
+def normalize_grad(real[:, ::1] dx, real[::1] dscale, real[::1] doffset, const real[:, ::1] dy, const real[:, ::1] x,
+                   const real[::1] mean, const real[::1] variance, const real[::1] offset, const real[::1] scale, double epsilon,
+                   bint of_batch, bint relu, int num_threads):
+    """The gradients of normalize without a side; of_batch: mean and variance are those of x, and change with it."""
     cdef Job job = passing(sizeof(real), x.shape[0], x.shape[1], PIECE)
-    job.y, job.dy, job.x = <char *>&dx[0, 0], <const char *>&dy[0, 0], <const char *>&x[0, 0]
-    job.mean, job.gain = <const char *>&mean[0], <const char *>&gain[0]
-    job.level, job.tilt = <const char *>&level[0], <const char *>&tilt[0]
-    if offset is not None:
-        job.offset = <const char *>&offset[0]
+    cdef fc_index c = job.rows.c, i, run
+    cdef Block block = scratch((2 * job.runs + 1) * c * sizeof(double) + 4 * c * sizeof(real))
+    cdef double *sums = <double *>block.data
+    cdef double *r = sums + 2 * job.runs * c
+    cdef real *level = <real *>(r + c)
+    cdef real *tilt = level + c
+    read_channels(&job, tilt + c, r, mean, variance, offset, scale, epsilon)
+    job.y, job.dy, job.x, job.sums = <char *>&dx[0, 0], <const char *>&dy[0, 0], <const char *>&x[0, 0], sums
+    if not relu:
+        job.offset = NULL
+    share(&job, gradient_sums_of_run, job.runs, num_threads)
+    with nogil:
+        for run in range(1, job.runs):
+            for i in range(2 * c):
+                sums[i] += sums[2 * run * c + i]
+        for i in range(c):
+            doffset[i], dscale[i] = <real>sums[i], <real>(sums[c + i] * r[i])
+            level[i], tilt[i] = <real>(sums[i] / job.rows.count), <real>(sums[c + i] / job.rows.count * r[i] * r[i])
+    if of_batch:
+        job.level, job.tilt = <const char *>level, <const char *>tilt
     share(&job, gradient_piece, pieces(&job.rows), num_threads)
 
 
@@ -220,3 +228,36 @@ def lrn_grad(real[:, ::1] dx, const real[:, ::1] dy, const real[:, ::1] x, const
     job.normalized, job.padded = <const char *>&y[0, 0], block.data
     job.bias, job.alpha, job.beta = bias, alpha, beta
     share(&job, lrn_gradient_piece, pieces(&job.rows), num_threads)
+
+
+cdef double cross_entropy_of(const real *logits, const real *labels, fc_index classes) noexcept nogil:
+    """-sum of labels * log(softmax(logits)).  A class of probability 0 costs nothing, even at logit -inf."""
+    cdef double largest = -INFINITY, total = 0, log_total, cost = 0
+    cdef fc_index i
+    for i in range(classes):
+        largest = max(largest, logits[i])
+    for i in range(classes):
+        total += exp(logits[i] - largest)
+    log_total = log(total)
+    for i in range(classes):
+        if labels[i] != 0:
+            cost += labels[i] * (log_total - (logits[i] - largest))
+    return cost
+
+
+cdef void cross_entropy_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
+    cdef const Job *job = <const Job *>any_job
+    cdef fc_index first = task * job.rows.piece, row, at
+    for row in range(first, first + piece_rows(&job.rows, task)):
+        at = row_place(&job.rows, row)
+        if job.rows.size == sizeof(float):
+            (<float *>job.y)[row] = <float>cross_entropy_of(<const float *>(job.x + at), <const float *>(job.labels + at), job.rows.c)
+        else:
+            (<double *>job.y)[row] = cross_entropy_of(<const double *>(job.x + at), <const double *>(job.labels + at), job.rows.c)
+
+
+def cross_entropy(real[::1] loss, const real[:, ::1] labels, const real[:, ::1] logits, int num_threads):
+    """Of softmax, of each row."""
+    cdef Job job = passing(sizeof(real), logits.shape[0], logits.shape[1], PIECE)
+    job.y, job.x, job.labels = <char *>&loss[0], <const char *>&logits[0, 0], <const char *>&labels[0, 0]
+    share(&job, cross_entropy_piece, pieces(&job.rows), num_threads)
