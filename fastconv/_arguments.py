@@ -38,38 +38,56 @@ def whole(name: str, value: Any, least: int) -> int:
     return number
 
 
-def arrays(**named: tuple[ArrayLike, int]) -> list[NDArray]:
+def optional(value: ArrayLike | None, ndim: int) -> tuple[ArrayLike, int] | None:
+    """What `arrays` takes of an argument that may be None."""
+    return None if value is None else (value, ndim)
+
+
+def arrays(**named: tuple[ArrayLike, int] | None) -> list[Any]:
     """C-contiguous native arrays of one dtype, float32 or float64, given (value, number of axes) by name.
+    None stays None.
 
     Integers and float16 count as float32; otherwise NumPy's promotion decides.
     """
     if (ready := _ready(named.values())) is not None:
         return ready
-    found = []
-    for name, (value, ndim) in named.items():
+    found: dict[str, NDArray] = {}
+    for name, given in named.items():
+        if given is None:
+            continue
+        value, ndim = given
         a = as_array(name, value)
         if a.ndim != ndim:
             raise ValueError(f"{name} must have {ndim} axes, not {a.ndim}: got {show(a)}")
         if a.dtype not in FLOATS and (a.dtype.kind not in "fiub" or a.dtype.itemsize > 8):
             raise TypeError(f"{name} must be real numbers up to float64, not {show(a)}")
-        found.append(a)
+        found[name] = a
     # NumPy's byte order is part of the dtype, so 8-byte floats are found by their kind and size.
-    double = any(a.dtype.kind == "f" and a.dtype.itemsize == 8 for a in found)
+    double = any(a.dtype.kind == "f" and a.dtype.itemsize == 8 for a in found.values())
     dtype = FLOATS[1] if double else FLOATS[0]
-    found = [np.asarray(a, dtype, order="C") for a in found]
-    return [a if a.flags.aligned else a.copy() for a in found]
+    return [_laid_out(found[name], dtype) if name in found else None for name in named]
 
 
-def _ready(given: Iterable[tuple[ArrayLike, int]]) -> list[NDArray] | None:
+def _laid_out(a: NDArray, dtype: np.dtype) -> NDArray:
+    a = np.asarray(a, dtype, order="C")
+    return a if a.flags.aligned else a.copy()
+
+
+def _ready(named: Iterable[tuple[ArrayLike, int] | None]) -> list[Any] | None:
     """The values, if they are such arrays already, as most are: the checks one by one take longer than a
     small operation."""
-    found, dtype = [], None
-    for value, ndim in given:
+    found: list[Any] = []
+    dtype = None
+    for given in named:
+        if given is None:
+            found.append(None)
+            continue
+        value, ndim = given
         if type(value) is not np.ndarray or value.ndim != ndim or not value.flags.carray:
             return None
         if dtype is None and value.dtype in FLOATS:
             dtype = value.dtype
-        elif value.dtype != dtype:
+        elif value.dtype is not dtype and value.dtype != dtype:  # (an unpickled array's is a copy)
             return None
         found.append(value)
     return found
@@ -205,8 +223,8 @@ def rate(name: str, value: Any) -> float:
     return number(name, value, 0, 1, ends="[)")
 
 
-def same_shape(name: str, a: NDArray, shape: tuple[int, ...], why: str) -> None:
-    if a.shape != shape:
+def same_shape(name: str, a: NDArray | None, shape: tuple[int, ...], why: str) -> None:
+    if a is not None and a.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, {why}, not {a.shape}")
 
 

@@ -129,9 +129,9 @@ class ConvPool:
         if not training:
             return self.prepare_inference()(x), None
         conv, weights = self.conv, self.conv.owned_weights()
-        given = {"bias": (weights["bias"], 1)} if "bias" in weights else {}
-        x, w, *rest = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4), **given)
-        bias = _of_filters("bias", rest[0], w) if rest else None
+        bias = arguments.optional(weights.get("bias"), 1)
+        x, w, bias = arguments.arrays(x=(x, 4), kernel=(weights["kernel"], 4), bias=bias)
+        _check_line("bias", bias, w)
         convolution = plan(x.shape, w.shape, window(*conv.window))
         y = memory.empty(self._pooled(convolution), x.dtype)
         where = memory.empty(y.shape, np.uint8)
@@ -320,37 +320,33 @@ def convolving(
     y is side_input, if it is an array of the result's dtype. An image of another dtype than the filters' is
     computed as NumPy promotes the two.
     """
-    given = {"filters": (conv.owned_weights()["kernel"], 4)}
-    for key, line in (("bias", bias), ("gain", gain)):
-        if line is not None:
-            given[key] = line, 1
-    filters, *lines = arguments.arrays(**given)
-    bias = None if bias is None else _of_filters("bias", lines[0], filters)
-    gain = None if gain is None else _of_filters("gain", lines[-1], filters)
+    lines = {"bias": arguments.optional(bias, 1), "gain": arguments.optional(gain, 1)}
+    filters, bias, gain = arguments.arrays(filters=(conv.owned_weights()["kernel"], 4), **lines)
+    _check_line("bias", bias, filters)
+    _check_line("gain", gain, filters)
     moves, groups = window(*conv.window), conv.groups
 
     def run(x: np.ndarray, side_input: np.ndarray | None = None) -> np.ndarray:
-        given = {} if side_input is None else {"side_input": (side_input, 4)}
-        x, w, *side = arguments.arrays(input=(x, 4), filters=(filters, 4), **given)
+        given = {"input": (x, 4), "filters": (filters, 4), "side_input": arguments.optional(side_input, 4)}
+        x, w, side = arguments.arrays(**given)
         b, g = (None if a is None else a.astype(x.dtype, copy=False) for a in (bias, gain))
         convolution = plan(x.shape, w.shape, moves, groups)
         shape = pooled(convolution) if pooled else convolution.output_shape
         epilogue = {"pools": True} if pooled else {}
         if g is not None:
             epilogue["gain"] = g
-        if side:
-            arguments.same_shape("side_input", side[0], shape, "that of the result")
-            epilogue["side"] = side[0]
-        y = side[0] if side and overwrites else memory.empty(shape, x.dtype)
+        if side is not None:
+            arguments.same_shape("side_input", side, shape, "that of the result")
+            epilogue["side"] = side
+        y = side if side is not None and overwrites else memory.empty(shape, x.dtype)
         convolution.forward(y, x, w, b, relu, **epilogue)
         return y
 
     return run
 
 
-def _of_filters(name: str, line: np.ndarray, filters: np.ndarray) -> np.ndarray:
+def _check_line(name: str, line: np.ndarray | None, filters: np.ndarray) -> None:
     arguments.same_shape(name, line, filters.shape[3:], "one number per filter")
-    return line
 
 
 def _drop(y: np.ndarray, where: np.ndarray, rate: float, seed: int) -> float:

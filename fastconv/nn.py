@@ -13,7 +13,7 @@ same signature.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,15 +94,14 @@ def conv2d(
     """
     arguments.nhwc(data_format)
     arguments.choice("activation", activation, (None, "relu"))
-    given = {} if bias is None else {"bias": (bias, 1)}
-    x, w, *rest = arguments.arrays(input=(input, 4), filters=(filters, 4), **given)
+    optional_bias = arguments.optional(bias, 1)
+    x, w, b = arguments.arrays(input=(input, 4), filters=(filters, 4), bias=optional_bias)
     groups = arguments.whole("groups", groups, 1)
     window = _convolution.window(strides, padding, dilations, algorithm)
     convolution = _convolution.plan(x.shape, w.shape, window, groups)
-    if rest:
-        arguments.same_shape("bias", rest[0], (w.shape[3],), "one number per filter")
+    arguments.same_shape("bias", b, (w.shape[3],), "one number per filter")
     y = memory.empty(convolution.output_shape, x.dtype)
-    convolution.forward(y, x, w, rest[0] if rest else None, activation == "relu", num_threads)
+    convolution.forward(y, x, w, b, activation == "relu", num_threads)
     return y
 
 
@@ -213,13 +212,11 @@ def depthwise_conv2d(
     """
     arguments.nhwc(data_format)
     arguments.choice("activation", activation, (None, "relu"))
-    given = {} if bias is None else {"bias": (bias, 1)}
-    x, w, *rest = arguments.arrays(input=(input, 4), filter=(filter, 4), **given)
+    optional_bias = arguments.optional(bias, 1)
+    x, w, b = arguments.arrays(input=(input, 4), filter=(filter, 4), bias=optional_bias)
     convolution = _depthwise(x.shape, w.shape, strides, padding, dilations, ("input", "filter"))
-    if rest:
-        arguments.same_shape("bias", rest[0], convolution.output_shape[3:], "one number per filter")
+    arguments.same_shape("bias", b, convolution.output_shape[3:], "one number per filter")
     y = memory.empty(convolution.output_shape, x.dtype)
-    b = rest[0] if rest else None
     convolution.forward(y, x, w.reshape(convolution.filter_shape), b, activation == "relu", num_threads)
     return y
 
@@ -350,8 +347,8 @@ def conv2d_transpose(
     arguments.nhwc(data_format)
     arguments.choice("activation", activation, (None, "relu"))
     shape = arguments.sizes("output_shape", output_shape)
-    given = {} if bias is None else {"bias": (bias, 1)}
-    x, w, *rest = arguments.arrays(input=(input, 4), filters=(filters, 4), **given)
+    optional_bias = arguments.optional(bias, 1)
+    x, w, b = arguments.arrays(input=(input, 4), filters=(filters, 4), bias=optional_bias)
     names = ("output_shape", "filters")
     window = _convolution.window(strides, padding, dilations, algorithm)
     convolution = _convolution.plan(shape, w.shape, window, names=names)
@@ -360,10 +357,8 @@ def conv2d_transpose(
             f"input must have shape {convolution.output_shape}, that of the convolution of an "
             f"output_shape {shape} with filters {w.shape}, not {x.shape}"
         )
-    if rest:
-        arguments.same_shape("bias", rest[0], (w.shape[2],), "one number per output channel")
+    arguments.same_shape("bias", b, (w.shape[2],), "one number per output channel")
     y = memory.empty(shape, x.dtype)
-    b = rest[0] if rest else None
     convolution.input_gradient(y, w, x, num_threads, bias=b, relu=activation == "relu")
     return y
 
@@ -842,18 +837,18 @@ def batch_normalization(
         [..., C].
     """
     relu = arguments.choice("activation", activation, (None, "relu")) == "relu"
-    given = {"mean": mean, "variance": variance, "offset": offset, "scale": scale}
-    whole = {"x": x} if side_input is None else {"x": x, "side_input": side_input}
-    arrays, epsilon = _normalized(whole, given, variance_epsilon)
-    a, side = arrays["x"], arrays.get("side_input")
-    if side is not None:
-        arguments.same_shape("side_input", side, a.shape, "that of x")
+    ndim = max(arguments.as_array("x", x).ndim, 1)
+    channels = _channels(mean, variance, offset, scale)
+    optional_side = arguments.optional(side_input, ndim)
+    a, side, *line = arguments.arrays(x=(x, ndim), side_input=optional_side, **channels)
+    _check_channels(channels, line, a)
+    arguments.same_shape("side_input", side, a.shape, "that of x")
+    epsilon = arguments.number("variance_epsilon", variance_epsilon, 0)
     y = memory.empty(a.shape, a.dtype)
     n = threads.resolve(num_threads, a.size * PASS)
     if a.size:
-        side = None if side is None else _rows(side)
-        channels = map(arrays.get, _CHANNELS)
-        _norm.normalize(_rows(y), _rows(a), *channels, epsilon, side, relu, n)
+        side = None if side is None else side.reshape(-1)
+        _norm.normalize(y.reshape(-1), a.reshape(-1), *line, epsilon, side, relu, n)
     return y
 
 
@@ -890,17 +885,19 @@ def batch_normalization_grad(
     """
     relu = arguments.choice("activation", activation, (None, "relu")) == "relu"
     arguments.choice("is_training", is_training, (True, False))
-    given = {"mean": mean, "variance": variance, "scale": scale, "offset": offset}
-    arrays, epsilon = _normalized({"x": x, "dy": dy}, given, variance_epsilon)
-    a, gradient, mean = arrays["x"], arrays["dy"], arrays["mean"]
+    ndim = max(arguments.as_array("x", x).ndim, 1)
+    channels = _channels(mean, variance, offset, scale)
+    a, gradient, *line = arguments.arrays(x=(x, ndim), dy=(dy, ndim), **channels)
+    _check_channels(channels, line, a)
     _check_gradient("dy", gradient, a.shape)
+    epsilon = arguments.number("variance_epsilon", variance_epsilon, 0)
     dx = memory.empty(a.shape, a.dtype)
-    dscale, doffset = np.empty_like(mean), np.empty_like(mean)
+    dscale, doffset = np.empty_like(line[0]), np.empty_like(line[0])
     n = threads.resolve(num_threads, 2 * a.size * PASS)
     if a.size:
-        rows = (_rows(gradient), _rows(a))
-        channels = map(arrays.get, _CHANNELS)
-        _norm.normalize_grad(_rows(dx), dscale, doffset, *rows, *channels, epsilon, is_training, relu, n)
+        flat = gradient.reshape(-1), a.reshape(-1)
+        how = epsilon, is_training, relu, n
+        _norm.normalize_grad(dx.reshape(-1), dscale, doffset, *flat, *line, *how)
     else:
         dscale.fill(0)
         doffset.fill(0)
@@ -991,24 +988,19 @@ def _response(
     return radius, *(arguments.number(name, value) for name, value in numbers)
 
 
-_CHANNELS = ("mean", "variance", "offset", "scale")  # in the order of the drivers
+def _channels(
+    mean: ArrayLike, variance: ArrayLike, offset: ArrayLike | None, scale: ArrayLike | None
+) -> dict[str, tuple[ArrayLike, int] | None]:
+    """A batch normalization's arrays [C] as `arguments.arrays` takes them, in the order of the drivers."""
+    line = {"mean": (mean, 1), "variance": (variance, 1)}
+    return line | {"offset": arguments.optional(offset, 1), "scale": arguments.optional(scale, 1)}
 
 
-def _normalized(
-    whole: dict[str, ArrayLike], channels: dict[str, ArrayLike | None], variance_epsilon: float
-) -> tuple[dict[str, NDArray], float]:
-    """The arrays [..., C] and [C] of a batch normalization by name, without those that are None."""
-    ndim = max(arguments.as_array("x", whole["x"]).ndim, 1)
-    named = {name: (value, ndim) for name, value in whole.items()}
-    for name, value in channels.items():
-        if value is not None or name in ("mean", "variance"):
-            named[name] = value, 1
-    arrays = dict(zip(named, arguments.arrays(**named), strict=True))
-    shape = arrays["x"].shape[-1:]
-    for name in channels:
-        if name in arrays:
-            arguments.same_shape(name, arrays[name], shape, "one number per channel of x")
-    return arrays, arguments.number("variance_epsilon", variance_epsilon, 0)
+def _check_channels(names: Iterable[str], arrays: Iterable[NDArray | None], x: NDArray) -> None:
+    shape = x.shape[-1:]
+    for name, a in zip(names, arrays, strict=True):
+        if a is not None and a.shape != shape:
+            arguments.same_shape(name, a, shape, "one number per channel of x")
 
 
 def _rows(a: NDArray) -> NDArray:
@@ -1039,16 +1031,14 @@ def dense(
         [N, O].
     """
     arguments.choice("activation", activation, (None, "relu"))
-    named = {"inputs": (inputs, 2), "kernel": (kernel, 2)}
-    x, w, *rest = arguments.arrays(**named) if bias is None else arguments.arrays(**named, bias=(bias, 1))
+    optional_bias = arguments.optional(bias, 1)
+    x, w, b = arguments.arrays(inputs=(inputs, 2), kernel=(kernel, 2), bias=optional_bias)
     if x.shape[1] != w.shape[0]:
         raise ValueError(f"kernel must have as many rows as inputs has columns: {w.shape} against {x.shape}")
-    if rest:
-        arguments.same_shape("bias", rest[0], (w.shape[1],), "one number per unit")
+    arguments.same_shape("bias", b, (w.shape[1],), "one number per unit")
     y = memory.empty((x.shape[0], w.shape[1]), x.dtype)
     n = threads.resolve(num_threads, (x.shape[0] + PASS) * w.size)
     if y.size:
-        b = rest[0] if rest else None
         _conv2d.correlate(_points(y), _points(x), w[None, None], b, activation == "relu", _POINTS, False, n)
     return y
 

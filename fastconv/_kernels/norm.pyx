@@ -143,15 +143,16 @@ cdef void normalize_piece(const void *any_job, fc_index task, int thread) noexce
                      piece_rows(&job.rows, task), job.rows.c)
 
 
-def normalize(real[:, ::1] y, const real[:, ::1] x, const real[::1] mean, const real[::1] variance, const real[::1] offset,
-              const real[::1] scale, double epsilon, const real[:, ::1] side, bint relu, int num_threads):
-    """y = (x - mean) / sqrt(variance + epsilon) * scale + offset of rows of channels, + side, relu; offset, scale, side: or None."""
-    cdef Job job = passing(sizeof(real), x.shape[0], x.shape[1], PIECE)
+def normalize(real[::1] y, const real[::1] x, const real[::1] mean, const real[::1] variance, const real[::1] offset,
+              const real[::1] scale, double epsilon, const real[::1] side, bint relu, int num_threads):
+    """y = (x - mean) / sqrt(variance + epsilon) * scale + offset of rows of channels, + side, relu; offset, scale and side may be
+    None."""
+    cdef Job job = passing(sizeof(real), x.shape[0] // mean.shape[0], mean.shape[0], PIECE)
     cdef Block block = scratch(2 * job.rows.c * sizeof(real))
     read_channels(&job, <real *>block.data, NULL, mean, variance, offset, scale, epsilon)
-    job.y, job.x, job.relu = <char *>&y[0, 0], <const char *>&x[0, 0], relu
+    job.y, job.x, job.relu = <char *>&y[0], <const char *>&x[0], relu
     if side is not None:
-        job.side = <const char *>&side[0, 0]
+        job.side = <const char *>&side[0]
     share(&job, normalize_piece, pieces(&job.rows), num_threads)
 
 
@@ -162,11 +163,11 @@ cdef void gradient_piece(const void *any_job, fc_index task, int thread) noexcep
                           piece_rows(&job.rows, task), job.rows.c)
 
 
-def normalize_grad(real[:, ::1] dx, real[::1] dscale, real[::1] doffset, const real[:, ::1] dy, const real[:, ::1] x,
+def normalize_grad(real[::1] dx, real[::1] dscale, real[::1] doffset, const real[::1] dy, const real[::1] x,
                    const real[::1] mean, const real[::1] variance, const real[::1] offset, const real[::1] scale, double epsilon,
                    bint of_batch, bint relu, int num_threads):
     """The gradients of normalize without a side; of_batch: mean and variance are those of x, and change with it."""
-    cdef Job job = passing(sizeof(real), x.shape[0], x.shape[1], PIECE)
+    cdef Job job = passing(sizeof(real), x.shape[0] // mean.shape[0], mean.shape[0], PIECE)
     cdef fc_index c = job.rows.c, i, run
     cdef Block block = scratch((2 * job.runs + 1) * c * sizeof(double) + 4 * c * sizeof(real))
     cdef double *sums = <double *>block.data
@@ -174,7 +175,7 @@ def normalize_grad(real[:, ::1] dx, real[::1] dscale, real[::1] doffset, const r
     cdef real *level = <real *>(r + c)
     cdef real *tilt = level + c
     read_channels(&job, tilt + c, r, mean, variance, offset, scale, epsilon)
-    job.y, job.dy, job.x, job.sums = <char *>&dx[0, 0], <const char *>&dy[0, 0], <const char *>&x[0, 0], sums
+    job.y, job.dy, job.x, job.sums = <char *>&dx[0], <const char *>&dy[0], <const char *>&x[0], sums
     if not relu:
         job.offset = NULL
     share(&job, gradient_sums_of_run, job.runs, num_threads)
@@ -247,13 +248,15 @@ cdef double cross_entropy_of(const real *logits, const real *labels, fc_index cl
 
 cdef void cross_entropy_piece(const void *any_job, fc_index task, int thread) noexcept nogil:
     cdef const Job *job = <const Job *>any_job
-    cdef fc_index first = task * job.rows.piece, row, at
+    cdef fc_index first = task * job.rows.piece, row
+    cdef const char *x
+    cdef const char *labels
     for row in range(first, first + piece_rows(&job.rows, task)):
-        at = row_place(&job.rows, row)
+        x, labels = job.x + row_place(&job.rows, row), job.labels + row_place(&job.rows, row)
         if job.rows.size == sizeof(float):
-            (<float *>job.y)[row] = <float>cross_entropy_of(<const float *>(job.x + at), <const float *>(job.labels + at), job.rows.c)
+            (<float *>job.y)[row] = <float>cross_entropy_of(<const float *>x, <const float *>labels, job.rows.c)
         else:
-            (<double *>job.y)[row] = cross_entropy_of(<const double *>(job.x + at), <const double *>(job.labels + at), job.rows.c)
+            (<double *>job.y)[row] = cross_entropy_of(<const double *>x, <const double *>labels, job.rows.c)
 
 
 def cross_entropy(real[::1] loss, const real[:, ::1] labels, const real[:, ::1] logits, int num_threads):

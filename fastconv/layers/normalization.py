@@ -119,11 +119,9 @@ class BatchNormalization(Layer):
         """gain and offset [C]: without training the layer on x + before (or None) is x * gain + offset."""
         weights = self.owned_weights()
         given = {key: (weights[key], 1) for key in ("gamma", "moving_mean", "moving_variance", "beta")}
-        if before is not None:
-            given["bias"] = before, 1
-        arrays = arguments.arrays(**given)
+        arrays = arguments.arrays(**given, bias=arguments.optional(before, 1))
         gain, offset = np.empty_like(arrays[0]), np.empty_like(arrays[0])
-        for key, a in zip(given, arrays, strict=True):
+        for key, a in zip((*given, "bias"), arrays, strict=True):
             arguments.same_shape(key, a, gain.shape, "that of gamma")
         _norm.line(gain, offset, self.epsilon, *arrays)
         return gain, offset
