@@ -78,7 +78,7 @@ class Conv(NamedTuple):
         if not self.winograd(op):
             return self.gflop
         pixels = self.size if op == "conv2d_backprop_input" else self.axis.out
-        _, products = winograd.cut(pixels, self.taps)
+        _, products = winograd.cut(pixels, self.taps, self.stride)
         return 2e-9 * self.images * products**2 * (self.channels // self.groups) * self.filters
 
     @property

@@ -4,6 +4,7 @@
     3x3 or 5x5, 1, 1           8 or more*          8 or more, 400 or more*   1.5 times     winograd
     1x3, 3x1, 1x5, 5x1; 1, 1   48 or more          8 or more, 1024 or more*  fewer or
                                                                              better
+    n x n, s > 1, 1; forward   the products saved repay the transforms (_repays_strides)   winograd
     these                      any other                                                   direct
     anything else                                                                          direct
 
@@ -12,6 +13,9 @@
 Channels are here the fewer of channels and filters. Few of them leave lanes empty, and in one dimension do
 not repay the transforms; few tiles do not repay those of the filters; and small images leave most of a tile
 outside.
+
+A filter of stride s is s x s filters of stride 1 side by side, its phases, each of every s-th tap and pixel:
+with up to ceil(n / s) taps each way, 2 to 5. Only the convolution itself is there.
 
 The first of these that is given decides otherwise:
 
@@ -38,6 +42,8 @@ from fastconv.geometry import Axis
 ALGORITHMS = ("auto", "direct", "winograd")
 # The filters that Winograd's algorithm is there for.
 KERNELS = {(3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1)}
+# Taps that a strided filter's phases have one way.
+TAPS_OF_PHASES = range(2, 6)
 LEAST_CHANNELS = {"forward": 8, "input_gradient": 8, "filter_gradient": 16}
 LEAST_CHANNELS_OF_LINES = 48
 LEAST_TILES = 8
@@ -50,6 +56,11 @@ LEAST_PRODUCT_OF_LINES = 1 << 10  # 12 tiles of 48 channels, 8 of 64: 1.04 to 1.
 TRANSFORMS = 3
 # How many times fewer products there must be to repay the transforms.
 LEAST_GAIN = 1.5
+# Of strided filters: the products that the transform of a channel of a tile costs, and that of a channel of a
+# filter (AVX2; break-even with 3x3 filters, stride 2: 32 channels of 32 filters, 64 of 20, 12 tiles).
+TRANSFORM, TRANSFORM_OF_FILTER = 20, 6
+# Channels of all phases times filters: the transforms of more do not stay in the cache.
+MOST_OF_PHASES = 1 << 16
 
 _context: ContextVar[str | None] = ContextVar("fastconv_algorithm", default=None)
 
@@ -58,8 +69,7 @@ _context: ContextVar[str | None] = ContextVar("fastconv_algorithm", default=None
 def algorithm(name: str) -> Iterator[None]:
     """Use "direct" or "winograd" inside a `with` block, in this Python thread (or asyncio task) only.
 
-    "winograd" is taken wherever it applies (filters of 3x3, 5x5, 1x3, 3x1, 1x5 and 5x1, stride 1, no
-    dilation), even where it is slower; "auto" chooses.
+    "winograd" is taken wherever it applies (see nn.conv2d), even where it is slower; "auto" chooses.
     """
     token = _context.set(arguments.choice("name", name, ALGORITHMS))
     try:
@@ -78,18 +88,23 @@ def chosen(algorithm: str | None) -> str:
     return current() if algorithm is None else arguments.choice("algorithm", algorithm, ALGORITHMS)
 
 
-def winograd_applies(vertical: Axis, horizontal: Axis) -> bool:
+def winograd_applies(vertical: Axis, horizontal: Axis, computes: str = "forward") -> bool:
     """Whether Winograd's algorithm is there for such a convolution."""
-    steps = vertical.stride, vertical.dilation, horizontal.stride, horizontal.dilation
-    return (vertical.kernel, horizontal.kernel) in KERNELS and steps == (1, 1, 1, 1)
+    kernel, stride = (vertical.kernel, horizontal.kernel), vertical.stride
+    if (vertical.dilation, horizontal.dilation) != (1, 1) or stride != horizontal.stride:
+        return False
+    if stride == 1:
+        return kernel in KERNELS
+    return computes == "forward" and kernel[0] == kernel[1] and -(-kernel[0] // stride) in TAPS_OF_PHASES
 
 
-def check_winograd(vertical: Axis, horizontal: Axis) -> None:
+def check_winograd(vertical: Axis, horizontal: Axis, computes: str) -> None:
     """ValueError where it is not, although the call asks for it."""
-    if not winograd_applies(vertical, horizontal):
+    if not winograd_applies(vertical, horizontal, computes):
         raise ValueError(
-            'algorithm "winograd" needs a filter of 3x3, 5x5, 1x3, 3x1, 1x5 or 5x1, stride 1 and no '
-            f"dilation, not {vertical.kernel}x{horizontal.kernel}, "
+            'algorithm "winograd" needs a filter of 3x3, 5x5, 1x3, 3x1, 1x5 or 5x1 and stride 1, or in '
+            "conv2d a square filter of 2 to 5 times its stride, rounded up, and no dilation, not "
+            f"{vertical.kernel}x{horizontal.kernel}, "
             f"strides {vertical.stride, horizontal.stride}, "
             f"dilations {vertical.dilation, horizontal.dilation}"
         )
@@ -99,7 +114,7 @@ def cut(vertical: Axis, horizontal: Axis, computes: str) -> tuple[int, int]:
     """How Winograd's algorithm takes an image: its tiles, and the products for each channel and filter."""
     axes = (vertical, horizontal)
     tiled = [axis.size if computes == "input_gradient" else axis.out for axis in axes]
-    cuts = [_winograd.cut(pixels, axis.kernel) for pixels, axis in zip(tiled, axes, strict=True)]
+    cuts = [_winograd.cut(pixels, axis.kernel, axis.stride) for pixels, axis in zip(tiled, axes, strict=True)]
     return math.prod(tiles for tiles, _ in cuts), math.prod(products for _, products in cuts)
 
 
@@ -116,13 +131,16 @@ def winograd(
 
     computes: "forward", "input_gradient" or "filter_gradient".
     """
-    if algorithm == "direct" or not winograd_applies(vertical, horizontal) or 0 in (channels, filters):
+    applies = winograd_applies(vertical, horizontal, computes)
+    if algorithm == "direct" or not applies or 0 in (channels, filters):
         return False
     if algorithm == "winograd":
         return True
     cut_tiles, products = cut(vertical, horizontal, computes)
     gain = math.prod(axis.out * axis.kernel for axis in (vertical, horizontal)) / products
     tiles = images * cut_tiles
+    if vertical.stride > 1:
+        return _repays_strides(gain, tiles, channels * vertical.stride**2, filters)
     fewer = min(channels, filters)
     of_lines = 1 in (vertical.kernel, horizontal.kernel)
     least_channels = LEAST_CHANNELS_OF_LINES if of_lines else LEAST_CHANNELS[computes]
@@ -130,6 +148,12 @@ def winograd(
     least_product = max(LEAST_PRODUCT[computes], LEAST_PRODUCT_OF_LINES if of_lines else 0)
     enough = fewer >= least_channels and tiles >= LEAST_TILES and product >= least_product
     return enough and gain >= LEAST_GAIN
+
+
+def _repays_strides(gain: float, tiles: int, channels: int, filters: int) -> bool:
+    """Whether gain times fewer products repay the transforms; channels: of all phases."""
+    costs = TRANSFORM / channels + TRANSFORM / filters + TRANSFORM_OF_FILTER / max(tiles, 1)
+    return channels * filters <= MOST_OF_PHASES and gain - 1 > costs
 
 
 @functools.lru_cache(maxsize=1)

@@ -117,8 +117,9 @@ class ConvPool:
         conv, pool = layers[:2]
         in_pairs = pool.pool_size == pool.strides == (2, 2)
         in_pairs = in_pairs and isinstance(pool.padding, str)  # so that windows start at pixel 0
-        is_line = min(conv.kernel_size) == 1 < max(conv.kernel_size)
-        if conv.activation != "relu" or conv.groups > 1 or is_line or not in_pairs:
+        # Winograd's tiles of lines and of strided filters do not hold whole windows.
+        whole = max(conv.strides) == 1 and (min(conv.kernel_size) > 1 or max(conv.kernel_size) == 1)
+        if conv.activation != "relu" or conv.groups > 1 or not whole or not in_pairs:
             return 0
         return 3 if kinds[2:] == [Dropout] else 2
 

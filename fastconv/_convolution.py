@@ -47,10 +47,11 @@ def plan(
     window: Window,
     groups: int = 1,
     names: tuple[str, str] = ("input", "filters"),
+    computes: str = "forward",
 ) -> Convolution:
     """The convolution of images `shape` [N, H, W, C] with filters `filter_shape` [h, w, C / groups, K].
 
-    names: of these two in error messages.
+    names: of these two in error messages. computes: the pass that is wanted.
     """
     strides, padding, dilations, algorithm, insists = window
     (height, width, _, _), (down, right) = filter_shape, strides
@@ -62,7 +63,7 @@ def plan(
         _windows.convolution(shape, filter_shape, strides, padding, dilations, groups, names)
         raise
     if insists:
-        _algorithms.check_winograd(*convolution.axes)  # an error even where nothing is computed
+        _algorithms.check_winograd(*convolution.axes, computes)  # an error even where nothing is computed
     return convolution
 
 

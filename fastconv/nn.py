@@ -79,11 +79,12 @@ def conv2d(
         groups: of the input channels and of the filters, in order; each filter sees the channels of its own
             group alone (Krizhevsky et al., NIPS 2012, section 3.5). As many groups as input channels make it
             a depthwise convolution.
-        algorithm: "auto", "direct", "winograd" (filters of 3x3, 5x5, 1x3, 3x1, 1x5 and 5x1, stride 1), or
-            None: what `with fastconv.algorithm(...)` or FASTCONV_ALGORITHM says, else "auto". "auto" takes
-            Winograd's where it is faster; its results differ from the exact ones by at most some millionths
-            of the largest, and a NaN or an infinity in the input can reach results up to five pixels away
-            from its window.
+        algorithm: "auto", "direct", "winograd" (without dilation: filters of 3x3, 5x5, 1x3, 3x1, 1x5 and 5x1,
+            stride 1; here also square filters of 2 to 5 times a larger stride, rounded up), or None: what
+            `with fastconv.algorithm(...)` or FASTCONV_ALGORITHM says, else "auto". "auto" takes Winograd's
+            where it is faster; its results differ from the exact ones by at most some millionths of the
+            largest, and a NaN or an infinity in the input can reach results up to five places away from
+            those whose windows hold it.
         num_threads: for this call.
 
     Returns:
@@ -134,7 +135,7 @@ def conv2d_backprop_input(
     w, dy = arguments.arrays(filters=(filters, 4), out_backprop=(out_backprop, 4))
     names, groups = ("input_sizes", "filters"), arguments.whole("groups", groups, 1)
     window = _convolution.window(strides, padding, dilations, algorithm)
-    convolution = _convolution.plan(shape, w.shape, window, groups, names)
+    convolution = _convolution.plan(shape, w.shape, window, groups, names, "input_gradient")
     _check_gradient("out_backprop", dy, convolution.output_shape)
     dx = memory.empty(shape, dy.dtype)
     convolution.input_gradient(dx, w, dy, num_threads)
@@ -173,7 +174,7 @@ def conv2d_backprop_filter(
     x, dy = arguments.arrays(input=(input, 4), out_backprop=(out_backprop, 4))
     names, groups = ("input", "filter_sizes"), arguments.whole("groups", groups, 1)
     window = _convolution.window(strides, padding, dilations, algorithm)
-    convolution = _convolution.plan(x.shape, shape, window, groups, names)
+    convolution = _convolution.plan(x.shape, shape, window, groups, names, "filter_gradient")
     _check_gradient("out_backprop", dy, convolution.output_shape)
     dw = _result(out, shape, dy.dtype)
     convolution.filter_gradient(dw, x, dy, num_threads)
@@ -351,7 +352,7 @@ def conv2d_transpose(
     x, w, b = arguments.arrays(input=(input, 4), filters=(filters, 4), bias=optional_bias)
     names = ("output_shape", "filters")
     window = _convolution.window(strides, padding, dilations, algorithm)
-    convolution = _convolution.plan(shape, w.shape, window, names=names)
+    convolution = _convolution.plan(shape, w.shape, window, 1, names, "input_gradient")
     if x.shape != convolution.output_shape:
         raise ValueError(
             f"input must have shape {convolution.output_shape}, that of the convolution of an "

@@ -76,7 +76,6 @@ CASES = {
     "odd size": (9, (7, 7, 17), {"filters": 33, "kernel_size": 3, "padding": "same"}),
     "odd size, 5x5": (9, (13, 11, 9), {"filters": 10, "kernel_size": 5, "padding": "same"}),
     "valid": (3, (13, 12, 5), {"filters": 70, "kernel_size": 3}),
-    "strided": (3, (15, 18, 4), {"filters": 6, "kernel_size": 3, "strides": 2, "padding": "same"}),
     "dilated": (2, (15, 18, 4), {"filters": 6, "kernel_size": 3, "dilation_rate": 2, "padding": "same"}),
     "1x1": (3, (9, 10, 20), {"filters": 130, "kernel_size": 1}),
     "one filter": (3, (9, 10, 20), {"filters": 1, "kernel_size": 3}),
@@ -149,6 +148,7 @@ def test_what_is_not_a_chain_stays_apart():
     assert steps(Conv2D(4, 3, activation="relu"), MaxPooling2D(3)) == ["Conv2D", "MaxPooling2D", "Flatten"]
     assert steps(Conv2D(4, 3, activation="relu"), MaxPooling2D(2, 1)) == ["Conv2D", "MaxPooling2D", "Flatten"]
     assert steps(Conv2D(4, (1, 3), activation="relu"), MaxPooling2D(2))[0] == "Conv2D"
+    assert steps(Conv2D(4, 3, 2, activation="relu"), MaxPooling2D(2))[0] == "Conv2D"
     explicit = [[0, 0], [1, 0], [1, 0], [0, 0]]
     assert steps(Conv2D(4, 3, activation="relu"), MaxPooling2D(2, padding=explicit))[0] == "Conv2D"
 
@@ -231,7 +231,8 @@ CONV_NORM = {
     "1x1": (3, (9, 10, 20), {"filters": 37, "kernel_size": 1, "use_bias": False}),
     "no relu": (3, (9, 10, 20), {"filters": 130, "kernel_size": 3, "padding": "same"}),
     "one filter": CASES["one filter"],
-    "strided": CASES["strided"],
+    "strided": (3, (15, 18, 4), {"filters": 6, "kernel_size": 3, "strides": 2, "padding": "same"}),
+    "strided, more channels": (3, (25, 18, 20), {"filters": 37, "kernel_size": 5, "strides": 2}),
     "dilated": CASES["dilated"],
     "many channels": (2, (5, 5, 700), {"filters": 20, "kernel_size": 3}),
     "few pixels": (1, (1, 1, 64), {"filters": 128, "kernel_size": 1}),

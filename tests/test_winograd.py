@@ -79,6 +79,62 @@ def test_corners_equal_the_twin(corner, dtype):
     assert relative_error(dw, reference.conv2d_backprop_filter(x64, filters.shape, dy64, 1, padding)) < limit
 
 
+# (N, H, W, C, K, taps, stride, padding): pixels side by side and phase by phase, phases that lack the last
+# tap and such that do not, every number of points of the last tile, filters transformed where they are needed
+STRIDED = [
+    (1, 2, 3, 1, 1, 3, 2, "SAME"),
+    (2, 13, 15, 3, 5, 3, 2, "SAME"),
+    (2, 23, 19, 9, 33, 5, 2, "VALID"),
+    (1, 23, 19, 7, 9, 4, 2, "SAME"),
+    (2, 30, 31, 4, 17, 7, 2, [[0, 0], [3, 2], [4, 3], [0, 0]]),
+    (1, 23, 19, 7, 9, 5, 3, "SAME"),
+    (1, 25, 20, 17, 20, 9, 2, "SAME"),
+    (2, 40, 61, 3, 20, 11, 4, "SAME"),
+    (1, 14, 14, 150, 40, 3, 2, "SAME"),
+    (30, 9, 9, 40, 40, 3, 2, "VALID"),
+    *((2, h, w, 9, 10, 3, 2, "SAME") for h in range(11, 20, 2) for w in range(11, 20, 2)),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("corner", STRIDED, ids=str)
+def test_strided_corners_equal_the_twin(corner, dtype):
+    *shape, taps, stride, padding = corner
+    x, filters, _ = arrays(*shape, taps, dtype)
+    bias = np.linspace(-1, 1, filters.shape[3]).astype(dtype)
+    y = nn.conv2d(x, filters, stride, padding, bias=bias, algorithm="winograd")
+    exact = reference.conv2d(x.astype(np.float64), filters.astype(np.float64), stride, padding, bias=bias)
+    assert relative_error(y, exact) < getattr(PRODUCT_SUM, np.dtype(dtype).name)
+
+
+def test_strided_groups():
+    x, filters, _ = arrays(2, 23, 20, 6, 40, 5, np.float32)
+    y = nn.conv2d(x, filters[:, :, :3], 2, "SAME", groups=2, algorithm="winograd")
+    alone = [
+        nn.conv2d(x[..., 3 * g : 3 * g + 3], filters[:, :, :3, 20 * g : 20 * g + 20], 2, "SAME")
+        for g in (0, 1)
+    ]
+    assert relative_error(y, np.concatenate(alone, axis=-1)) < PRODUCT_SUM.float32
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        (1, 227, 227, 3, 96, 11, 4, "VALID"),
+        (1, 224, 224, 3, 64, 7, 2, "SAME"),
+        (2, 56, 56, 128, 128, 3, 2, [[0, 0], [1, 1], [1, 1], [0, 0]]),
+    ],
+    ids=str,
+)
+def test_float32_error_on_the_networks_strided_layers(layer):
+    *shape, taps, stride, padding = layer
+    x, filters, _ = arrays(*shape, taps, np.float32)
+    y = nn.conv2d(x, filters, stride, padding)
+    assert y.tobytes() == nn.conv2d(x, filters, stride, padding, algorithm="winograd").tobytes()
+    exact = nn.conv2d(x.astype(np.float64), filters.astype(np.float64), stride, padding, algorithm="direct")
+    assert relative_error(y, exact) < PRODUCT_SUM.float32
+
+
 @pytest.mark.parametrize("algorithm", ["auto", "direct"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_float32_error_on_the_networks_layers(name, algorithm):
@@ -123,11 +179,32 @@ def test_same_bits_for_any_number_of_threads(layer, eager_threads):
 
 
 @pytest.mark.parametrize(
+    "layer", [(3, 40, 37, 3, 70, 11, 4), (2, 23, 20, 33, 40, 3, 2), (1, 9, 9, 150, 40, 3, 2)], ids=str
+)
+def test_same_bits_of_strided_filters_for_any_number_of_threads(layer, eager_threads):
+    *shape, taps, stride = layer
+    x, filters, _ = arrays(*shape, taps, np.float32)
+    how = {"strides": stride, "padding": "SAME", "algorithm": "winograd"}
+    alone = nn.conv2d(x, filters, num_threads=1, **how).tobytes()
+    assert all(nn.conv2d(x, filters, num_threads=n, **how).tobytes() == alone for n in (2, 3, 4, 7))
+
+
+@pytest.mark.parametrize(
     ("images", "size", "taps", "stride", "channels", "filters", "expected"),
     [
         (100, 14, 3, 1, 32, 64, True),
         (100, 14, 5, 1, 32, 64, True),
-        (100, 14, 3, 2, 32, 64, False),
+        (100, 14, 3, 2, 32, 64, True),
+        (100, 14, 3, 2, 16, 32, False),
+        (100, 32, 3, 2, 3, 64, False),
+        (1, 28, 3, 2, 64, 64, False),
+        (1, 56, 3, 2, 64, 128, True),
+        (16, 56, 3, 2, 128, 256, False),
+        (1, 227, 11, 4, 3, 96, True),
+        (8, 224, 7, 2, 3, 64, True),
+        (100, 28, 11, 2, 32, 32, False),
+        (100, 28, 2, 2, 32, 32, False),
+        (100, 28, (5, 3), 2, 32, 32, False),
         (100, 14, 1, 1, 32, 64, False),
         (100, 28, 3, 1, 1, 32, False),
         (100, 14, 3, 1, 32, 7, False),
@@ -175,13 +252,30 @@ def test_the_last_tile_takes_fewer_products():
     assert [winograd.cut(count, 3) for count in (1, 2, 3, 4, 5)] == [(1, 3), (1, 4), (1, 5), (1, 6), (2, 9)]
     assert [winograd.cut(count, 5) for count in (1, 2, 3)] == [(1, 5), (1, 6), (2, 11)]
     assert winograd.cut(7, 1) == (7, 7)
+    # 3 taps, stride 2: phases of two taps and of one, which has no point infinity
+    assert [winograd.cut(count, 3, 2) for count in (1, 4, 5, 6)] == [(1, 6), (1, 10), (1, 11), (2, 17)]
+    assert winograd.cut(5, 4, 2) == (1, 12)
+    assert winograd.cut(4, 11, 4) == (1, 23)
 
 
-@pytest.mark.parametrize(("taps", "strides", "dilations"), [(3, 2, 1), (3, 1, 2), (1, 1, 1), (7, 1, 1)])
+@pytest.mark.parametrize(
+    ("taps", "strides", "dilations"),
+    [(3, (1, 2), 1), (3, 1, 2), (3, 2, 2), (1, 1, 1), (7, 1, 1), (2, 2, 1), (9, 1, 1)],
+)
 def test_winograd_where_it_does_not_apply_is_an_error(taps, strides, dilations):
     x, filters = np.ones((1, 9, 9, 2)), np.ones((taps, taps, 2, 3))
     with pytest.raises(ValueError, match="algorithm"):
         nn.conv2d(x, filters, strides, "SAME", dilations, algorithm="winograd")
+
+
+def test_the_gradients_of_strided_filters_are_direct():
+    x, filters, dy = np.ones((1, 9, 9, 2)), np.ones((3, 3, 2, 3)), np.ones((1, 5, 5, 3))
+    with pytest.raises(ValueError, match="algorithm"):
+        nn.conv2d_backprop_input(x.shape, filters, dy, 2, "SAME", algorithm="winograd")
+    with pytest.raises(ValueError, match="algorithm"):
+        nn.conv2d_backprop_filter(x, filters.shape, dy, 2, "SAME", algorithm="winograd")
+    with pytest.raises(ValueError, match="algorithm"):
+        nn.conv2d_transpose(dy, filters, x.shape, 2, "SAME", algorithm="winograd")
 
 
 def test_few_tiles_and_the_filter_gradient():
@@ -232,10 +326,10 @@ def test_the_context_and_the_environment_choose(python):
         assert nn.conv2d(x, filters, 1, "SAME", algorithm="winograd").tobytes() == wino
         with fastconv.algorithm("winograd"):
             assert nn.conv2d(x, filters, 1, "SAME").tobytes() == wino
-            wished = nn.conv2d(x, filters, 2, "SAME")  # it does not apply to strides
+            wished = nn.conv2d(x, filters, 1, "SAME", 2)  # it does not apply to dilations
             with pytest.raises(ValueError, match="winograd"):
-                nn.conv2d(x, filters, 2, "SAME", algorithm="winograd")
-            np.testing.assert_array_equal(nn.conv2d(x, filters, 2, "SAME"), wished)
+                nn.conv2d(x, filters, 1, "SAME", 2, algorithm="winograd")
+            np.testing.assert_array_equal(nn.conv2d(x, filters, 1, "SAME", 2, algorithm="direct"), wished)
         assert nn.conv2d(x, filters, 1, "SAME").tobytes() == direct
     assert nn.conv2d(x, filters, 1, "SAME").tobytes() == wino
     with pytest.raises(ValueError, match="name must be one of"), fastconv.algorithm("fft"):

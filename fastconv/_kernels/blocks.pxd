@@ -138,16 +138,21 @@ cdef inline void copy_window(const fc_kernels *fc, char *out, const Images *x, f
 
 
 cdef inline void window_pixels(const void **pixel, const char *zeros, const Images *x, fc_index image, fc_index top,
-                               fc_index left, fc_index height, fc_index width, fc_index first) noexcept nogil:
-    """pixel[height][width] = where those pixels' channels from `first` on lie; `zeros` where there is no image.  Selected without
-    a branch: where the border lies changes from window to window, and each wrong guess costs as much as ten pixels."""
+                               fc_index left, fc_index height, fc_index width, fc_index down, fc_index right,
+                               fc_index first) noexcept nogil:
+    """pixel[height][width] = where pixels, `down` and `right` of each other, have their channels from `first` on; `zeros` where
+    there is no image.  Selected without a branch: where the border lies changes from window to window, and each wrong guess costs
+    as much as ten pixels."""
     cdef uintptr_t at, outside = <uintptr_t>zeros, is_row, is_inside
-    cdef fc_index r, q
-    for r in range(top, top + height):
+    cdef fc_index _i, _j, r = top, q
+    for _i in range(height):
+        q = left
         at = <uintptr_t>x.data + (((image * x.h + r) * x.w + left) * x.pixel + first) * x.size
         is_row = <size_t>r < <size_t>x.h  # a negative number is larger than all others
-        for q in range(left, left + width):
+        for _j in range(width):
             is_inside = is_row & (<size_t>q < <size_t>x.w)
             pixel[0] = <const void *>(outside ^ ((outside ^ at) & -is_inside))
             pixel += 1
-            at += x.pixel * x.size
+            at += right * x.pixel * x.size
+            q += right
+        r += down

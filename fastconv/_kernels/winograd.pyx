@@ -1,6 +1,6 @@
 """Winograd convolution's drivers: 6x6 tiles of the source, m x m tiles of the result (m = 7 - taps: 4 for 3x3, 2 for 5x5).
 
-    correlate         (the convolution, and the gradient of its input; stride 1)
+    correlate         (the convolution, and the gradient of its input)
         phase 1       U = G g G^T: transform the filters      [36 points][panel: C rows][width]
                       (large filters, few tiles: V, for U then comes in phase 2, part by part where it is needed)
         phase 2       for each block of tiles, shared out among the threads:
@@ -25,6 +25,10 @@ Of 14 results along an axis the last tile of four has two, and takes 4 points in
 those that have a point lie together: each of its products takes these alone.
 
 1xn and nx1 filters are the same in one dimension: along an axis of one tap there is one point, one result a tile.
+
+A filter of stride s is s x s filters of stride 1, its phases: each sees every s-th tap and pixel, and all give the same results.
+So phases are channels.  Of 3 taps and stride 2 one phase has two, the other one: its last tap is zero, and so are its products
+at the point infinity, which are left out: of 12 points a tile has along an axis 11 remain.
 """
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
@@ -87,8 +91,9 @@ cdef fc_index ROW_BYTES = 256
 cdef fc_index FILTER_ROWS = 16
 
 cdef struct Tiling:                   # of one axis of the result
-    fc_index taps, m                  # of the filter, of a tile's results
+    fc_index taps, m                  # of a phase of the filter, of a tile's results
     fc_index tiles, points, last_points
+    fc_index phases, whole            # of the filter; those of them that have all the taps, the others have one less
 
 
 cdef struct Tile:
@@ -113,7 +118,7 @@ cdef struct Job:
     const fc_kernels *fc
     fc_index size                     # bytes of an element
     Images x                          # source
-    fc_index c, k                     # channels of the source, of the result
+    fc_index c, k                     # channels of all phases of the source, of the result
     Axis v, u                         # vertical, horizontal
     Tiling tv, tu
     fc_index tiles, points
@@ -144,6 +149,7 @@ cdef struct Job:
     fc_index v_bytes, s_bytes         # of a block: V, and S of the panels abreast
     fc_index whole_k                  # k in whole vectors
     fc_index plane_u, patch_bytes     # patch_bytes: filter_gradient
+    fc_index abreast_c                # of few channels: those of a row of phases, in whole vectors; else 0
     fc_index together, filter_rows    # panels whose filters are read together, channels that are transformed as one task
     fc_index abreast, s_width         # panels whose S is computed together, their row of it
     bint own_u                        # of the only block: tasks share V, and each transforms its own panel's filters
@@ -172,17 +178,21 @@ cdef inline fc_index whole_vectors(const Job *job, fc_index n) noexcept nogil:
     return ceil_div(n, job.fc.vl) * job.fc.vl
 
 
-cdef Tiling cut_tiles(fc_index count, fc_index taps) noexcept nogil:
-    cdef fc_index m = EDGE + 1 - taps if taps > 1 else 1, tiles = ceil_div(count, m)
+cdef Tiling cut_tiles(fc_index count, fc_index kernel, fc_index step) noexcept nogil:
+    cdef fc_index taps = ceil_div(kernel, step), m = EDGE + 1 - taps if taps > 1 else 1, tiles = ceil_div(count, m)
     if taps == 1:
-        return Tiling(1, 1, count, 1, 1)
-    return Tiling(taps, m, tiles, EDGE, max(3, EDGE - (tiles * m - count)))
+        return Tiling(1, 1, count, 1, 1, 1, 1)
+    return Tiling(taps, m, tiles, EDGE, max(3, EDGE - (tiles * m - count)), step, kernel - (taps - 1) * step)
 
 
-def cut(fc_index count, fc_index taps):
-    """An axis of `count` results: (its tiles, the products that they take instead of count * taps)."""
-    cdef Tiling tiling = cut_tiles(count, taps)
-    return tiling.tiles, (tiling.tiles - 1) * tiling.points + tiling.last_points
+def cut(fc_index count, fc_index kernel, fc_index step=1):
+    """An axis of `count` results: (its tiles, the products that they take instead of count * kernel)."""
+    cdef Tiling tiling = cut_tiles(count, kernel, step)
+    cdef fc_index of_whole = tiling.points * tiling.phases, of_last = tiling.last_points * tiling.phases
+    if kernel > 1:  # the point infinity is there for the last tap
+        of_whole -= tiling.phases - tiling.whole
+        of_last -= tiling.phases - tiling.whole if tiling.last_points == EDGE else 0
+    return tiling.tiles, (tiling.tiles - 1) * of_whole + of_last
 
 
 cdef void find_tiles(const Job *job, fc_index block, Tiles *tiles) noexcept nogil:
@@ -229,9 +239,10 @@ cdef inline fc_index panels_within(const Job *job, fc_index n_bytes) noexcept no
 
 
 cdef int plan(Job *job, fc_index size, fc_index k, bytes vertical, bytes horizontal) except -1:
-    job.fc, job.size, job.c, job.k = kernels_for(size), size, job.x.c, k
+    job.fc, job.size, job.k = kernels_for(size), size, k
     job.v, job.u = read_axis(vertical), read_axis(horizontal)
-    job.tv, job.tu = cut_tiles(job.v.count, job.v.taps), cut_tiles(job.u.count, job.u.taps)
+    job.tv, job.tu = cut_tiles(job.v.count, job.v.taps, job.v.step), cut_tiles(job.u.count, job.u.taps, job.u.step)
+    job.c = job.tv.phases * job.tu.phases * job.x.c
     job.tiles, job.points = job.x.n * job.tv.tiles * job.tu.tiles, job.tv.points * job.tu.points
     job.panels = cut_panels(job.fc, job.k)
     job.width = ceil_div(job.panels.vectors, job.panels.count) * job.fc.vl
@@ -242,7 +253,9 @@ cdef int plan(Job *job, fc_index size, fc_index k, bytes vertical, bytes horizon
 cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
     """A tile's sums do not depend on who computes it beside which others: so its block may depend on the number of threads."""
     cdef fc_index tasks = TASKS * num_threads if num_threads > 1 else 1
-    job.part_c, job.parts = whole_vectors(job, job.c), 1
+    if job.tu.phases > 1 and job.x.c < job.fc.vl:
+        job.abreast_c = whole_vectors(job, job.tu.phases * job.x.c)
+    job.part_c, job.parts = job.c + job.fc.vl if job.tu.phases > 1 else whole_vectors(job, job.c), 1
     job.plane_v, job.row_v = job.part_c, plane_size(job, job.points, job.part_c)
     # Share out the panels before the tiles: each block reads all of its panels' U.
     job.block = min(TILES, ceil_div(job.tiles, ceil_div(tasks, job.panels.count)))
@@ -304,11 +317,12 @@ cdef void free_job(Job *job) noexcept nogil:
 
 
 cdef void find_pixels(const Job *job, const void **pixel, const Images *x, fc_index image, fc_index top, fc_index left,
-                      fc_index height, fc_index width, fc_index first, fc_index c, char *patch) noexcept nogil:
-    """Where the pixels of a tile lie; what exists only as a pool's gradient is first spread into the patch."""
+                      fc_index height, fc_index width, fc_index down, fc_index right, fc_index first, fc_index c,
+                      char *patch) noexcept nogil:
+    """Where the pixels of a tile lie; what exists only as a pool's gradient, of step 1, is first spread into the patch."""
     cdef fc_index i
     if x.where == NULL:
-        window_pixels(pixel, job.zeros, x, image, top, left, height, width, first)
+        window_pixels(pixel, job.zeros, x, image, top, left, height, width, down, right, first)
         return
     copy_window(job.fc, patch, x, image, top, left, height, width, first, c, c)
     for i in range(height * width):
@@ -317,18 +331,44 @@ cdef void find_pixels(const Job *job, const void **pixel, const Images *x, fc_in
 
 cdef void transform_source(const Job *job, const Tile *tile, fc_index first_c, fc_index c, int halves, char *v,
                            char *patch) noexcept nogil:
-    """Channels first_c .. first_c + c - 1 of one tile's 6x6 pixels into v, a row of V."""
+    """Channels first_c .. first_c + c - 1 of one tile's pixels into v, a row of V; phase by phase, if there are some."""
     cdef const void *pixel[MOST_POINTS]
-    find_pixels(job, pixel, &job.x, tile.image, job.v.origin + tile.top, job.u.origin + tile.left, job.tv.points, job.tu.points,
-                first_c, c, patch)
-    job.fc.winograd_data(v, job.plane_v, pixel, c, tile.rows, tile.columns, halves)
+    cdef fc_index a, b, top = job.v.origin + tile.top * job.v.step, left = job.u.origin + tile.left * job.u.step
+    if job.abreast_c > 0:
+        transform_abreast(job, tile, top, left, v, patch)
+        return
+    for a in range(job.tv.phases):
+        for b in range(job.tu.phases):
+            find_pixels(job, pixel, &job.x, tile.image, top + a, left + b, job.tv.points, job.tu.points, job.v.step, job.u.step,
+                        first_c, c, patch)
+            job.fc.winograd_data(v + (a * job.tu.phases + b) * job.x.c * job.size, job.plane_v, pixel, c, tile.rows,
+                                 tile.columns, halves)
+
+
+cdef void transform_abreast(const Job *job, const Tile *tile, fc_index top, fc_index left, char *v, char *patch) noexcept nogil:
+    """The same of phases with less than a vector of channels: pixels side by side, that is, a row's phases, are taken together.
+    What their last vector holds beyond them is the next row's to overwrite."""
+    cdef const void *pixel[MOST_POINTS]
+    cdef fc_index width = job.tu.points * job.tu.phases, pixel_bytes = job.x.c * job.size, a, i, j
+    copy_window(job.fc, patch, &job.x, tile.image, top, left, job.tv.points * job.tv.phases, width, 0, job.x.c, job.x.c)
+    for a in range(job.tv.phases):
+        for i in range(job.tv.points):
+            for j in range(job.tu.points):
+                pixel[i * job.tu.points + j] = patch + ((a + i * job.tv.phases) * width + j * job.tu.phases) * pixel_bytes
+        job.fc.winograd_data(v + a * job.tu.phases * pixel_bytes, job.plane_v, pixel, job.abreast_c, tile.rows, tile.columns,
+                             FC_BOTH)
 
 
 # ------------------------------------------------------------------------------------------------ correlate
 
-cdef inline const char *tap_filters(const Job *job, fc_index a) noexcept nogil:
-    cdef fc_index tap = job.v.tap[a // job.tu.taps] * job.tu.taps + job.u.tap[a % job.tu.taps]
-    return job.filters + tap * (job.k if job.transposed else job.c) * job.filter_k * job.size
+cdef inline const char *tap_filters(const Job *job, fc_index a, fc_index phase) noexcept nogil:
+    """Tap a of those that a phase of the filter has; NULL if it lacks this one."""
+    cdef fc_index i = phase // job.tu.phases + a // job.tu.taps * job.tv.phases
+    cdef fc_index j = phase % job.tu.phases + a % job.tu.taps * job.tu.phases, tap
+    if i >= job.v.taps or j >= job.u.taps:
+        return NULL
+    tap = job.v.tap[i] * job.u.taps + job.u.tap[j]
+    return job.filters + tap * (job.k if job.transposed else job.x.c) * job.filter_k * job.size
 
 
 cdef inline fc_index read_size(const Job *job, fc_index rows) noexcept nogil:
@@ -342,18 +382,20 @@ cdef void read_transposed(const Job *job, fc_index panel, fc_index c0, fc_index 
     cdef fc_index n = panel_channels(&job.panels, first, first + width)
     cdef const char *w
     for a in range(job.tv.taps * job.tu.taps):
-        w = tap_filters(job, a) + (first * job.filter_k + c0) * job.size
+        w = tap_filters(job, a, 0) + (first * job.filter_k + c0) * job.size
         job.fc.pack(out + a * rows * job.width * job.size, w, rows, n, width, 1, job.filter_k)
         for r in range(n):  # each in another page of memory: the processor does not foresee them
             fc_prefetch(w + (r * job.filter_k + rows) * job.size)
 
 
 cdef void read_filters(const Job *job, fc_index panel0, fc_index panel1, fc_index c0, fc_index rows, char *out) noexcept nogil:
-    """Source channels c0 .. c0 + rows - 1 of some panels, tap by tap: out[panel][tap][rows of the widest panel].  Where channels
-    are a power of two, so are the distances of a channel's taps, which then share a few sets of the cache: a transform that reads
-    them there waits for each (7x7x512: 1.15 times as long, Zen 3)."""
+    """Source channels c0 .. c0 + rows - 1 of some panels, tap by tap: out[panel][tap][rows of the widest panel]; the rows may be
+    those of several phases.  Where channels are a power of two, so are the distances of a channel's taps, which then share a
+    few sets of the cache: a transform that reads them there waits for each (7x7x512: 1.15 times as long, Zen 3)."""
     cdef fc_index first = panel_start(&job.panels, panel0), taps = job.tv.taps * job.tu.taps, panel, start, width, a, v
     cdef fc_index n = panel_channels(&job.panels, first, panel_start(&job.panels, panel1)), tap_size = rows * job.width
+    cdef fc_index phase, at = c0, end
+    cdef const char *w
     cdef fc_index[MOST_VECTORS] place, step
     if job.transposed:
         read_transposed(job, panel0, c0, rows, out)
@@ -363,9 +405,17 @@ cdef void read_filters(const Job *job, fc_index panel0, fc_index panel1, fc_inde
         width = panel_start(&job.panels, panel + 1) - first - start
         for v in range(start // job.fc.vl, (start + width) // job.fc.vl):
             place[v], step[v] = (panel - panel0) * read_size(job, rows) + v * job.fc.vl - start, width
-    for a in range(taps):
-        job.fc.pack_panels(out + a * tap_size * job.size, place, step, 0,
-                           tap_filters(job, a) + (c0 * job.filter_k + first) * job.size, rows, n, job.filter_k)
+    if job.tv.phases * job.tu.phases > 1:
+        memset(out, 0, (panel1 - panel0) * read_size(job, rows) * job.size)  # the taps that a phase lacks
+    while at < c0 + rows:
+        phase = at // job.x.c
+        end = min((phase + 1) * job.x.c, c0 + rows)
+        for a in range(taps):
+            w = tap_filters(job, a, phase)
+            if w != NULL:
+                job.fc.pack_panels(out + a * tap_size * job.size, place, step, at - c0,
+                                   w + ((at - phase * job.x.c) * job.filter_k + first) * job.size, end - at, n, job.filter_k)
+        at = end
 
 
 cdef void transform_filters(const Job *job, fc_index panel, const char *filters, fc_index rows, char *u) noexcept nogil:
@@ -414,23 +464,50 @@ cdef void finish_tile(const Job *job, const Tile *tile, const char *s, fc_index 
                         patch, m * n, n, min(height, 2 * job.yh - tile.top), min(width, 2 * job.yw - tile.left), n)
 
 
+cdef inline bint at_infinity(const Tiling *tiling, fc_index point) noexcept nogil:
+    """Whether the point concerns the last tap alone, and some phases lack that: their products are zero."""
+    return point == EDGE - 1 and tiling.whole < tiling.phases
+
+
+cdef void find_run(const Job *job, fc_index point, fc_index *first, fc_index *end) noexcept nogil:
+    """The next channels of phases that the point concerns: from `first` on, or later, to `end`, or earlier.  Without any left,
+    first is end."""
+    cdef bint down = at_infinity(&job.tv, point // job.tu.points), right = at_infinity(&job.tu, point % job.tu.points)
+    cdef fc_index row = job.tu.phases * job.x.c, start
+    if right:
+        start = first[0] // row * row
+        if first[0] >= start + job.tu.whole * job.x.c:
+            start += row
+            first[0] = start
+        end[0] = min(end[0], start + job.tu.whole * job.x.c)
+    if down:
+        end[0] = min(end[0], job.tv.whole * row)
+    first[0] = min(first[0], end[0])
+
+
 cdef void multiply(const Job *job, const Tiles *tiles, char *s, const char *v, const char *u, fc_index panel0, fc_index panel1,
                    fc_index first_c, fc_index last_c) noexcept nogil:
     """S (+)= V U of one block, some panels and some channels, whose rows of U lie at u; point by point."""
     cdef fc_index plane_s = plane_size(job, job.block, job.s_width), start = panel_start(&job.panels, panel0)
-    cdef fc_index p, first, count, panel, at, width, run, c
+    cdef fc_index p, first, count, panel, at, width, c, end
     for p in range(job.points):
         first = first_with(job, tiles, p)
         count = last_with(job, tiles, p) - first
         for panel in range(panel0, panel1):
             at = panel_start(&job.panels, panel) - start
             width = panel_start(&job.panels, panel + 1) - start - at
-            for run in range(ceil_div(last_c - first_c, CHANNEL_RUN)):
-                c = first_c + run * CHANNEL_RUN
+            c = first_c
+            while c < last_c:
+                end = last_c
+                find_run(job, p, &c, &end)
+                if c == end:
+                    break
+                end = min(end, c + CHANNEL_RUN)
                 job.fc.gemm(s + (p * plane_s + first * job.s_width + at) * job.size, job.place,
-                            v + (p * job.plane_v + first * job.row_v) * job.size, job.row, count, job.count + c,
-                            min(CHANNEL_RUN, last_c - c), u + (p * job.plane_u + at * job.c + (c - first_c) * width) * job.size,
-                            width, width // job.fc.vl, width, NULL, NULL, NULL, FC_ACCUMULATE if c > 0 else 0)
+                            v + (p * job.plane_v + first * job.row_v) * job.size, job.row, count, job.count + c, end - c,
+                            u + (p * job.plane_u + at * job.c + (c - first_c) * width) * job.size, width, width // job.fc.vl,
+                            width, NULL, NULL, NULL, FC_ACCUMULATE if c > 0 else 0)
+                c = end
 
 
 cdef void finish_panels(const Job *job, const Tiles *tiles, const char *s, fc_index panel0, fc_index panel1,
@@ -442,7 +519,7 @@ cdef void finish_panels(const Job *job, const Tiles *tiles, const char *s, fc_in
 
 
 cdef void transform_tile(const Job *job, const Tiles *tiles, fc_index t, char *v, char *patch) noexcept nogil:
-    transform_source(job, &tiles.tile[t], 0, job.c, FC_BOTH, v + tiles.place[t] * job.row_v * job.size, patch)
+    transform_source(job, &tiles.tile[t], 0, job.x.c, FC_BOTH, v + tiles.place[t] * job.row_v * job.size, patch)
 
 
 cdef void transform_only(const void *any_job, fc_index task, int thread) noexcept nogil:
@@ -504,7 +581,7 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     job.v_bytes = whole_lines(job.block * job.row_v * job.size)
     job.s_bytes = whole_lines(job.points * plane_size(job, job.block, job.s_width) * job.size)
     filters = job.together * read_size(job, min(job.c, CHANNEL_RUN if job.own_u else job.filter_rows))
-    job.thread_bytes = whole_lines(max(filters, job.points * max(job.c, job.s_width)) * job.size) + job.s_bytes
+    job.thread_bytes = whole_lines((max(filters, job.points * max(job.c, job.s_width)) + job.fc.vl) * job.size) + job.s_bytes
     job.thread_bytes += u_bytes if job.own_u else job.v_bytes
     shared_bytes = job.v_bytes if job.own_u else u_bytes
     block = scratch(shared_bytes + num_threads * job.thread_bytes + job.c * job.size)
@@ -526,8 +603,8 @@ def correlate(real[:, :, :, ::1] y, const real[:, :, :, ::1] x, const real[:, :,
               bint relu, list sweeps, bint transposed, int num_threads, *,
               const real[::1] gain=None, bint pools=False, uint8_t[:, :, :, ::1] where=None, unpool=None, fc_index group=0,
               fc_index groups=1, const real[:, :, :, ::1] side=None):
-    """As conv2d.correlate, along a single pair of geometry.Sweeps of step 1 and equally many adjacent taps, 2 .. 5 (for a pool:
-    3 or 5), or one of them of a single tap (no pool)."""
+    """As conv2d.correlate, along a single pair of geometry.Sweeps of equally many adjacent taps, 2 .. 5 steps of them, rounded up
+    (for a pool: 3 or 5, of step 1); or, of step 1, one of them of a single tap (no pool)."""
     cdef Job job
     cdef fc_index k = y.shape[3] // groups
     memset(&job, 0, sizeof(Job))
@@ -563,7 +640,7 @@ cdef void transform_gradient(const Job *job, const Tile *tile, fc_index first, f
                              fc_index plane, char *patch) noexcept nogil:
     """Channels first .. first + n - 1 of one tile's m x m pixels of the output's gradient into w, a row of W."""
     cdef const void *pixel[MOST_POINTS]
-    find_pixels(job, pixel, &job.dy, tile.image, tile.top, tile.left, job.tv.m, job.tu.m, first, n, patch)
+    find_pixels(job, pixel, &job.dy, tile.image, tile.top, tile.left, job.tv.m, job.tu.m, 1, 1, first, n, patch)
     job.fc.winograd_filter(w, plane, pixel, n, <int>max(job.tv.m, job.tu.m), tile.rows, tile.columns, halves)
 
 
