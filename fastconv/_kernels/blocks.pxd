@@ -144,15 +144,15 @@ cdef inline void window_pixels(const void **pixel, const char *zeros, const Imag
     there is no image.  Selected without a branch: where the border lies changes from window to window, and each wrong guess costs
     as much as ten pixels."""
     cdef uintptr_t at, outside = <uintptr_t>zeros, is_row, is_inside
-    cdef fc_index _i, _j, r = top, q
+    cdef fc_index _i, _j, r = top, q, x_width = x.w, step = right * x.pixel * x.size  # (x might change with what is written)
     for _i in range(height):
         q = left
         at = <uintptr_t>x.data + (((image * x.h + r) * x.w + left) * x.pixel + first) * x.size
         is_row = <size_t>r < <size_t>x.h  # a negative number is larger than all others
         for _j in range(width):
-            is_inside = is_row & (<size_t>q < <size_t>x.w)
+            is_inside = is_row & (<size_t>q < <size_t>x_width)
             pixel[0] = <const void *>(outside ^ ((outside ^ at) & -is_inside))
             pixel += 1
-            at += right * x.pixel * x.size
+            at += step
             q += right
         r += down

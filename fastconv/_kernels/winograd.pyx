@@ -464,15 +464,14 @@ cdef void finish_tile(const Job *job, const Tile *tile, const char *s, fc_index 
                         patch, m * n, n, min(height, 2 * job.yh - tile.top), min(width, 2 * job.yw - tile.left), n)
 
 
-cdef inline bint at_infinity(const Tiling *tiling, fc_index point) noexcept nogil:
-    """Whether the point concerns the last tap alone, and some phases lack that: their products are zero."""
-    return point == EDGE - 1 and tiling.whole < tiling.phases
+cdef inline bint is_partial(const Tiling *tiling, fc_index point) noexcept nogil:
+    """Whether some phases have no products at the point, infinity, for they lack the last tap."""
+    return tiling.whole < tiling.phases and point == EDGE - 1
 
 
-cdef void find_run(const Job *job, fc_index point, fc_index *first, fc_index *end) noexcept nogil:
-    """The next channels of phases that the point concerns: from `first` on, or later, to `end`, or earlier.  Without any left,
-    first is end."""
-    cdef bint down = at_infinity(&job.tv, point // job.tu.points), right = at_infinity(&job.tu, point % job.tu.points)
+cdef void find_run(const Job *job, bint down, bint right, fc_index *first, fc_index *end) noexcept nogil:
+    """The next channels of phases that have products, vertically (down) or horizontally those with all taps alone: from `first`
+    on, or later, to `end`, or earlier.  Without any left, first is end."""
     cdef fc_index row = job.tu.phases * job.x.c, start
     if right:
         start = first[0] // row * row
@@ -490,18 +489,21 @@ cdef void multiply(const Job *job, const Tiles *tiles, char *s, const char *v, c
     """S (+)= V U of one block, some panels and some channels, whose rows of U lie at u; point by point."""
     cdef fc_index plane_s = plane_size(job, job.block, job.s_width), start = panel_start(&job.panels, panel0)
     cdef fc_index p, first, count, panel, at, width, c, end
+    cdef bint down, right
     for p in range(job.points):
         first = first_with(job, tiles, p)
         count = last_with(job, tiles, p) - first
+        down, right = is_partial(&job.tv, p // job.tu.points), is_partial(&job.tu, p % job.tu.points)
         for panel in range(panel0, panel1):
             at = panel_start(&job.panels, panel) - start
             width = panel_start(&job.panels, panel + 1) - start - at
             c = first_c
             while c < last_c:
                 end = last_c
-                find_run(job, p, &c, &end)
-                if c == end:
-                    break
+                if down or right:
+                    find_run(job, down, right, &c, &end)
+                    if c == end:
+                        break
                 end = min(end, c + CHANNEL_RUN)
                 job.fc.gemm(s + (p * plane_s + first * job.s_width + at) * job.size, job.place,
                             v + (p * job.plane_v + first * job.row_v) * job.size, job.row, count, job.count + c, end - c,
