@@ -40,7 +40,7 @@ from fastconv._kernels import winograd as _winograd
 from fastconv.geometry import Axis
 
 ALGORITHMS = ("auto", "direct", "winograd")
-# The filters that Winograd's algorithm is there for.
+# The filters of stride 1 that Winograd's algorithm is there for.
 KERNELS = {(3, 3), (5, 5), (1, 3), (3, 1), (1, 5), (5, 1)}
 # Taps that a strided filter's phases have one way.
 TAPS_OF_PHASES = range(2, 6)

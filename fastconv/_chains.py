@@ -6,8 +6,8 @@
     ResidualRelu   Residual with a BatchNormalization at the end of its branch, ReLU
 
 Groups of one channel have a driver of their own, which neither pools nor scales; as chains are formed before
-the channels are known, no convolution of groups takes part in one. The Winograd tiles of a filter of one row
-or column have no 2x2 windows to pool: such a filter takes no part in ConvPool.
+the channels are known, no convolution of groups takes part in one. The Winograd tiles of filters of one row
+or column, and of strided ones, do not hold whole 2x2 windows: such filters take no part in ConvPool.
 
 Each chain is a step, called and prepared for inference like a layer. Results and gradients have the same bits
 as those of the layers one after another, but for two: the gradient of ConvPool's bias is summed in another
@@ -117,9 +117,9 @@ class ConvPool:
         conv, pool = layers[:2]
         in_pairs = pool.pool_size == pool.strides == (2, 2)
         in_pairs = in_pairs and isinstance(pool.padding, str)  # so that windows start at pixel 0
-        # Winograd's tiles of lines and of strided filters do not hold whole windows.
-        whole = max(conv.strides) == 1 and (min(conv.kernel_size) > 1 or max(conv.kernel_size) == 1)
-        if conv.activation != "relu" or conv.groups > 1 or not whole or not in_pairs:
+        is_line = min(conv.kernel_size) == 1 < max(conv.kernel_size)
+        apart = conv.groups > 1 or is_line or max(conv.strides) > 1
+        if conv.activation != "relu" or apart or not in_pairs:
             return 0
         return 3 if kinds[2:] == [Dropout] else 2
 

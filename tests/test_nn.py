@@ -908,6 +908,19 @@ def test_softmax_and_cross_entropy_are_stable(dtype):
     assert_close(loss, np.array([2e4, np.log(3), np.log(2)]), tolerances.EXPONENTIAL)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cross_entropy_of_what_is_not_finite(dtype):
+    """NaN where the loss has no value, but for classes of probability 0; without a warning."""
+    nan, inf = np.nan, np.inf
+    z = np.array([[nan, 0, 1], [-inf, -inf, -inf], [inf, 0, 0], [0, -inf, 0], [0, 1, 2], [nan, 0, 0]], dtype)
+    labels = np.array([[0, 1, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0], [nan, 0, 1], [0, 0, 0]], dtype)
+    loss = nn.softmax_cross_entropy_with_logits(labels, z)
+    np.testing.assert_array_equal(loss, np.array([nan, nan, nan, inf, nan, 0], dtype))
+    single = nn.softmax_cross_entropy_with_logits(labels[3], z[3])
+    assert single.shape == () and single == inf
+    assert nn.softmax_cross_entropy_with_logits(labels[:0], z[:0]).shape == (0,)
+
+
 # ------------------------------------------------------------ all of them
 
 PUBLIC = [name for name, f in vars(nn).items() if inspect.isfunction(f) and not name.startswith("_")]

@@ -92,6 +92,8 @@ STRIDED = [
     (2, 40, 61, 3, 20, 11, 4, "SAME"),
     (1, 14, 14, 150, 40, 3, 2, "SAME"),
     (30, 9, 9, 40, 40, 3, 2, "VALID"),
+    (2, 36, 33, 3, 40, 16, 4, "VALID"),
+    (1, 2, 1, 5, 9, 7, 3, [[0, 0], [9, 8], [12, 7], [0, 0]]),
     *((2, h, w, 9, 10, 3, 2, "SAME") for h in range(11, 20, 2) for w in range(11, 20, 2)),
 ]
 
@@ -105,6 +107,32 @@ def test_strided_corners_equal_the_twin(corner, dtype):
     y = nn.conv2d(x, filters, stride, padding, bias=bias, algorithm="winograd")
     exact = reference.conv2d(x.astype(np.float64), filters.astype(np.float64), stride, padding, bias=bias)
     assert relative_error(y, exact) < getattr(PRODUCT_SUM, np.dtype(dtype).name)
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "taps", "stride"),
+    [(6, 1, 3, 2), (8, 9, 3, 2), (5, 2, 4, 2), (20, 3, 7, 4), (34, 20, 9, 8)],
+)
+def test_a_pixel_that_no_window_holds_changes_nothing(size, channels, taps, stride):
+    """VALID leaves the last rows and columns over, which the last tile's points see."""
+    x, filters, _ = arrays(2, size, size, channels, 9, taps, np.float32)
+    expected = nn.conv2d(x, filters, stride, "VALID", algorithm="winograd")
+    seen = (expected.shape[1] - 1) * stride + taps
+    assert seen < size
+    x[:, seen:] = np.nan
+    x[:, :, seen:] = 1e30
+    assert nn.conv2d(x, filters, stride, "VALID", algorithm="winograd").tobytes() == expected.tobytes()
+
+
+def test_a_nan_reaches_no_result_of_another_tile():
+    x, filters, _ = arrays(2, 40, 40, 3, 9, 5, np.float32)
+    expected = nn.conv2d(x, filters, 2, "SAME", algorithm="winograd")
+    x[0, 20, 20, 1] = np.nan
+    y = nn.conv2d(x, filters, 2, "SAME", algorithm="winograd")
+    rows, columns = (np.unique(places) for places in np.isnan(y[0]).any(axis=-1).nonzero())
+    assert rows.tolist() == columns.tolist() == [8, 9, 10, 11]
+    y[0, 8:12, 8:12] = expected[0, 8:12, 8:12]
+    np.testing.assert_array_equal(y, expected)
 
 
 def test_strided_groups():

@@ -27,6 +27,7 @@ cdef struct Images:
     const uint8_t *where              # [n][gh][gw][c] bytes of pool_windows, or NULL
     double scale                      # of that gradient
     fc_index n, h, w, c, size         # size: bytes of an element
+    fc_index end_h, end_w             # pixels from there on count as border
     fc_index pixel                    # elements from one pixel to the next: c, or the channels of all groups
     fc_index gh, gw
 
@@ -108,12 +109,13 @@ cdef inline void read_images(Images *x, const char *data, fc_index size, object 
     if unpool is not None:
         where, x.scale, x.h, x.w = unpool
         x.where, x.gh, x.gw = &where[0, 0, 0, 0] + first, h, w
+    x.end_h, x.end_w = x.h, x.w
 
 
 cdef inline void copy_window(const fc_kernels *fc, char *out, const Images *x, fc_index image, fc_index top, fc_index left,
                              fc_index height, fc_index width, fc_index first, fc_index c, fc_index pitch) noexcept nogil:
     """out[height][width][pitch] = channels first .. first + c - 1 of the pixels from (top, left) on, zeros outside the image."""
-    cdef fc_index from_left = min(max(0, -left), width), to_right = max(from_left, min(width, x.w - left))
+    cdef fc_index from_left = min(max(0, -left), width), to_right = max(from_left, min(width, x.end_w - left))
     cdef fc_index pixel_bytes = pitch * x.size, line_bytes = width * pixel_bytes, r, q, at
     cdef char *line
     cdef const char *pixel
@@ -124,7 +126,7 @@ cdef inline void copy_window(const fc_kernels *fc, char *out, const Images *x, f
         return
     for r in range(height):
         line = out + r * line_bytes
-        if top + r < 0 or top + r >= x.h or from_left == to_right:
+        if top + r < 0 or top + r >= x.end_h or from_left == to_right:
             memset(line, 0, line_bytes)
             continue
         memset(line, 0, from_left * pixel_bytes)
@@ -144,13 +146,13 @@ cdef inline void window_pixels(const void **pixel, const char *zeros, const Imag
     there is no image.  Selected without a branch: where the border lies changes from window to window, and each wrong guess costs
     as much as ten pixels."""
     cdef uintptr_t at, outside = <uintptr_t>zeros, is_row, is_inside
-    cdef fc_index _i, _j, r = top, q, x_width = x.w, step = right * x.pixel * x.size  # (x might change with what is written)
+    cdef fc_index _i, _j, r = top, q, end_w = x.end_w, step = right * x.pixel * x.size  # (x might change with what is written)
     for _i in range(height):
         q = left
         at = <uintptr_t>x.data + (((image * x.h + r) * x.w + left) * x.pixel + first) * x.size
-        is_row = <size_t>r < <size_t>x.h  # a negative number is larger than all others
+        is_row = <size_t>r < <size_t>x.end_h  # a negative number is larger than all others
         for _j in range(width):
-            is_inside = is_row & (<size_t>q < <size_t>x_width)
+            is_inside = is_row & (<size_t>q < <size_t>end_w)
             pixel[0] = <const void *>(outside ^ ((outside ^ at) & -is_inside))
             pixel += 1
             at += step

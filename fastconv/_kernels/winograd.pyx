@@ -127,7 +127,7 @@ cdef struct Job:
     fc_index width                    # of the widest panel
     fc_index groups                   # of panels, each a task of its own
     fc_index group_k                  # filter_gradient: channels of the widest
-    fc_index part_c, parts            # filter_gradient: channels of a task (correlate: all, in whole vectors)
+    fc_index part_c, parts            # filter_gradient: channels of a task (correlate: all, in whole vectors, or more)
     fc_index passes                   # filter_gradient: 2 where a task takes the halves of the points one after the other
     const char *zeros                 # max(c, k) of them, a pixel outside the image
     fc_index plane_v, row_v           # elements of V from one point to the next, from one tile to the next
@@ -243,6 +243,9 @@ cdef int plan(Job *job, fc_index size, fc_index k, bytes vertical, bytes horizon
     job.v, job.u = read_axis(vertical), read_axis(horizontal)
     job.tv, job.tu = cut_tiles(job.v.count, job.v.taps, job.v.step), cut_tiles(job.u.count, job.u.taps, job.u.step)
     job.c = job.tv.phases * job.tu.phases * job.x.c
+    # A tile sees pixels that no window holds.  They cancel out, but for their rounding, and a NaN does not.
+    job.x.end_h = min(job.x.h, job.v.origin + (job.v.count - 1) * job.v.step + job.v.extent)
+    job.x.end_w = min(job.x.w, job.u.origin + (job.u.count - 1) * job.u.step + job.u.extent)
     job.tiles, job.points = job.x.n * job.tv.tiles * job.tu.tiles, job.tv.points * job.tu.points
     job.panels = cut_panels(job.fc, job.k)
     job.width = ceil_div(job.panels.vectors, job.panels.count) * job.fc.vl
