@@ -993,8 +993,12 @@ def _channels(
     mean: ArrayLike, variance: ArrayLike, offset: ArrayLike | None, scale: ArrayLike | None
 ) -> dict[str, tuple[ArrayLike, int] | None]:
     """A batch normalization's arrays [C] as `arguments.arrays` takes them, in the order of the drivers."""
-    line = {"mean": (mean, 1), "variance": (variance, 1)}
-    return line | {"offset": arguments.optional(offset, 1), "scale": arguments.optional(scale, 1)}
+    return {
+        "mean": (mean, 1),
+        "variance": (variance, 1),
+        "offset": arguments.optional(offset, 1),
+        "scale": arguments.optional(scale, 1),
+    }
 
 
 def _check_channels(names: Iterable[str], arrays: Iterable[NDArray | None], x: NDArray) -> None:
