@@ -94,14 +94,13 @@ FC_INLINE void FN(tile)(const FN(product) *of, const fc_index *yrow, const fc_in
         for (int v = 0; v < NV; v++)
             acc[i][v] = (vec){0};
     /* What comes from memory does so meanwhile.  Of 64 products each result of a 1x1 convolution took 3 to 12% longer without, and
-     * a side input cost twice as much (Zen 4; Cascade Lake 10%); sums that lie in the second-level cache took 3 to 5% longer with.
-     * A line is asked for once: vector by vector 1x1 convolutions took up to 3% longer (AVX2). */
+     * a side input cost twice as much (Zen 4; Cascade Lake 10%); sums that lie in the second-level cache took 3 to 5% longer with. */
     if (flags & (FC_FAR | FC_SIDE))
         for (int i = 0; i < MR; i++)
-            for (int v = 0; v < NV; v += FC_LINE_BYTES / FC_VECTOR_BYTES) {
+            for (int v = 0; v < NV; v++) {
                 if (flags & FC_FAR)
                     __builtin_prefetch(y + yrow[i] + v * VL, 1);
-                if ((flags & FC_SIDE) && of->side != y)
+                if (flags & FC_SIDE)
                     __builtin_prefetch(of->side + yrow[i] + v * VL);
             }
     if (MR > ADDRESSES && even)
