@@ -893,12 +893,14 @@ def batch_normalization_grad(
     _check_gradient("dy", gradient, a.shape)
     epsilon = arguments.number("variance_epsilon", variance_epsilon, 0)
     dx = memory.empty(a.shape, a.dtype)
-    dscale, doffset = np.empty_like(line[0]), np.empty_like(line[0])
+    of_channels = a.shape[-1:]
+    dscale, doffset = np.empty(of_channels, a.dtype), np.empty(of_channels, a.dtype)
     n = threads.resolve(num_threads, 2 * a.size * PASS)
     if a.size:
-        flat = gradient.reshape(-1), a.reshape(-1)
-        how = epsilon, is_training, relu, n
-        _norm.normalize_grad(dx.reshape(-1), dscale, doffset, *flat, *line, *how)
+        flat_dy, flat_x = gradient.reshape(-1), a.reshape(-1)
+        _norm.normalize_grad(
+            dx.reshape(-1), dscale, doffset, flat_dy, flat_x, *line, epsilon, is_training, relu, n
+        )
     else:
         dscale.fill(0)
         doffset.fill(0)
