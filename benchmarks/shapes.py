@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from fastconv import _algorithms, geometry
-from fastconv._kernels import winograd
 
 DOCUMENT = "MNIST"  # the network whose figures are the headline
 LENET = "LeNet-5"
@@ -77,9 +76,8 @@ class Conv(NamedTuple):
         """What fastconv computes of it, in 1e9: the products of Winograd's tiles, or the plain sum."""
         if not self.winograd(op):
             return self.gflop
-        pixels = self.size if op == "conv2d_backprop_input" else self.axis.out
-        _, products = winograd.cut(pixels, self.taps, self.stride)
-        return 2e-9 * self.images * products**2 * (self.channels // self.groups) * self.filters
+        _, products = _algorithms.cut(self.axis, self.axis, COMPUTES[op])
+        return 2e-9 * self.images * products * (self.channels // self.groups) * self.filters
 
     @property
     def kind(self) -> str:

@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastconv import geometry
 
-_Array = np.ndarray  # (looked up for each argument of each call)
 MOST_PIXELS = 1 << 31  # of a stride, a dilation or a padding: no address computed from them overflows
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -84,7 +83,7 @@ def _ready(named: Iterable[tuple[ArrayLike, int] | None]) -> list[Any] | None:
             found.append(None)
             continue
         value, ndim = given
-        if type(value) is not _Array or value.ndim != ndim or not value.flags.carray:
+        if type(value) is not np.ndarray or value.ndim != ndim or not value.flags.carray:
             return None
         if dtype is None and value.dtype in FLOATS:
             dtype = value.dtype

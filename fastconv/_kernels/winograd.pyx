@@ -189,9 +189,9 @@ def cut(fc_index count, fc_index kernel, fc_index step=1):
     """An axis of `count` results: (its tiles, the products that they take instead of count * kernel)."""
     cdef Tiling tiling = cut_tiles(count, kernel, step)
     cdef fc_index of_whole = tiling.points * tiling.phases, of_last = tiling.last_points * tiling.phases
-    if kernel > 1:  # the point infinity is there for the last tap
-        of_whole -= tiling.phases - tiling.whole
-        of_last -= tiling.phases - tiling.whole if tiling.last_points == EDGE else 0
+    cdef fc_index lacking = tiling.phases - tiling.whole  # the last tap, and with it the point infinity
+    of_whole -= lacking
+    of_last -= lacking if tiling.last_points == EDGE else 0
     return tiling.tiles, (tiling.tiles - 1) * of_whole + of_last
 
 
