@@ -21,6 +21,7 @@ enum {
     FC_RELU = 16,      /* negative becomes 0, NaN stays */
     FC_FAR = 32,       /* y is not in the cache: ask for it before it is written */
     FC_AHEAD = 64,     /* nor is x, whose rows lie end to end: ask for the next tile's */
+    FC_NEXT = 128,     /* nor is what lies behind b, the next product's: ask for it */
 };
 
 /* Halves of the 6 rows of Winograd's points, which their transforms can take one at a time. */

@@ -43,8 +43,8 @@ FC_NOINLINE static void FN(finish_tile)(T *y, const fc_index *yrow, const vec *s
 #define ADDRESSES 8
 #define MOST_UNEVEN 13
 
-/* acc += x b.  AHEAD: the rows after these are asked for one after the other, some bytes each time: all at once would be waited
- * for. */
+/* acc += x b.  AHEAD: the rows after these are asked for one after the other (FC_AHEAD), or what lies behind b (FC_NEXT), some bytes
+ * each time: all at once would be waited for. */
 FC_INLINE void FN(products)(vec acc[14][4], const T *x, const fc_index *row, const fc_index *col, fc_index k, const T *b,
                             fc_index ldb, const int MR, const int NV, const int EVEN, const int AHEAD)
 {
@@ -56,8 +56,12 @@ FC_INLINE void FN(products)(vec acc[14][4], const T *x, const fc_index *row, con
 #pragma GCC unroll 2
     for (fc_index p = 0; p < k; p++) {
         const fc_index at = col[p];
-        if (AHEAD)
+        if (AHEAD == FC_AHEAD)
             __builtin_prefetch(x + row[MR] + p * MR);
+        if (AHEAD == FC_NEXT)
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; v += FC_LINE_BYTES / FC_VECTOR_BYTES)
+                __builtin_prefetch(b + k * ldb + v * VL);
         vec bv[4];
 #pragma GCC unroll 4
         for (int v = 0; v < NV; v++)
@@ -174,10 +178,13 @@ FC_TILES(X)
 static FN(tile_fn) *const FN(tiles)[FC_MAX_VECTORS + 1][15] = {FC_TILES(X)};
 #undef X
 
-static void FN(tile_ahead)(const FN(product) *of, const fc_index *yrow, const fc_index *row, int even)
-{
-    FN(tile)(of, yrow, row, even, FC_WIDE_ROWS, FC_MAX_VECTORS, 1);
-}
+#define X(AHEAD)                                                                                                             \
+    static void FN(tile_##AHEAD)(const FN(product) * of, const fc_index *yrow, const fc_index *row, int even)                \
+    {                                                                                                                        \
+        FN(tile)(of, yrow, row, even, FC_WIDE_ROWS, FC_MAX_VECTORS, AHEAD);                                                  \
+    }
+X(FC_AHEAD) X(FC_NEXT)
+#undef X
 
 /* How many of the first rows are at even distances. */
 static fc_index FN(even_rows)(const fc_index *row, fc_index m)
@@ -201,8 +208,14 @@ static void FN(gemm)(void *y, const fc_index *yrow, const void *x, const fc_inde
         const int even = run > ADDRESSES;
         const fc_index left = even ? run : m - i, most = even || max_rows < MOST_UNEVEN ? max_rows : MOST_UNEVEN;
         rows = left <= most ? left : left < 2 * most ? (left + 1) / 2 : most;
-        const int ahead = (flags & FC_AHEAD) && vectors == FC_MAX_VECTORS && rows == FC_WIDE_ROWS && i + rows < m;
-        (ahead ? FN(tile_ahead) : FN(tiles)[vectors][rows])(&of, yrow + i, row + i, even);
+        FN(tile_fn) *tile = FN(tiles)[vectors][rows];
+        if (vectors == FC_MAX_VECTORS && rows == FC_WIDE_ROWS) {
+            if ((flags & FC_AHEAD) && i + rows < m)
+                tile = FN(tile_FC_AHEAD);
+            if ((flags & FC_NEXT) && i == 0)
+                tile = FN(tile_FC_NEXT);
+        }
+        tile(&of, yrow + i, row + i, even);
     }
 }
 

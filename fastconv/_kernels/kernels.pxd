@@ -12,6 +12,7 @@ cdef extern from "fastconv.h" nogil:
         FC_RELU
         FC_FAR
         FC_AHEAD
+        FC_NEXT
 
     enum:
         FC_INNER

@@ -1,7 +1,7 @@
 """Winograd convolution's drivers: 6x6 tiles of the source, m x m tiles of the result (m = 7 - taps: 4 for 3x3, 2 for 5x5).
 
     correlate         (the convolution, and the gradient of its input)
-        phase 1       U = G g G^T: transform the filters      [36 points][panel: C rows][width]
+        phase 1       U = G g G^T: transform the filters      [each few panels][36 points][panel: C rows][width]
                       (large filters, few tiles: V, for U then comes in phase 2, part by part where it is needed)
         phase 2       for each block of tiles, shared out among the threads:
                         V = B^T x B                           [tile][36][C]
@@ -40,7 +40,7 @@ from fastconv._kernels.blocks cimport (
 )
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport (
-    FC_ACCUMULATE, FC_BIAS, FC_BOTH, FC_FAR, FC_GAIN, FC_INNER, FC_OUTER, FC_RELU, FC_SIDE, fc_half, fc_index,
+    FC_ACCUMULATE, FC_BIAS, FC_BOTH, FC_FAR, FC_GAIN, FC_INNER, FC_NEXT, FC_OUTER, FC_RELU, FC_SIDE, fc_half, fc_index,
     fc_kernels, fc_prefetch,
 )
 from fastconv._kernels.memory cimport Block, scratch
@@ -85,6 +85,8 @@ cdef fc_index CHANNEL_RUN = 128
 # A U larger than this that few tiles share is not written as a whole: a run of one panel of it stays in the cache.  V, the same
 # for all panels, is written as a whole instead.
 cdef fc_index OWN_U_BYTES = 1 << 20
+# A U larger than this comes from memory, and each part of it is asked for during the products of the part before.
+cdef fc_index FAR_U_BYTES = 12 << 20
 # Filters come from memory by pieces of so many bytes, of several panels: a piece of 64 bytes takes half as long as one of 256.
 cdef fc_index ROW_BYTES = 256
 # Source channels whose filters are transformed as one task (of transposed ones those of a piece).
@@ -152,6 +154,8 @@ cdef struct Job:
     fc_index abreast_c                # of few channels: those of a row of phases, in whole vectors; else 0
     fc_index together, filter_rows    # panels whose filters are read together, channels that are transformed as one task
     fc_index abreast, s_width         # panels whose S is computed together, their row of it
+    fc_index bundles                  # of so many panels
+    int next                          # FC_NEXT if U comes from memory
     bint own_u                        # of the only block: tasks share V, and each transforms its own panel's filters
     const Tiles *only                 # the tiles of that block
     char *only_v                      # and their V
@@ -273,7 +277,11 @@ cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
     job.together, job.filter_rows = panels_within(job, ROW_BYTES), FILTER_ROWS
     if job.transposed:
         job.together, job.filter_rows = 1, ROW_BYTES // job.size
-    job.abreast = job.together if job.own_u else panels_within(job, GROUP_BYTES)
+    job.abreast = job.together
+    if not job.own_u:
+        job.abreast = min(panels_within(job, GROUP_BYTES), ceil_div(job.panels.count, job.groups))
+        job.bundles = ceil_div(job.panels.count, job.abreast)
+        job.groups = min(job.groups, job.bundles)
     job.s_width = job.abreast * job.width
 
 
@@ -433,6 +441,11 @@ cdef void transform_filters(const Job *job, fc_index panel, const char *filters,
                                <int>job.tv.points, <int>job.tu.points, FC_BOTH)
 
 
+cdef char *bundle_filters(const Job *job, fc_index bundle) noexcept nogil:
+    """Where the U of some panels abreast begins: in the order in which their products read it."""
+    return job.transformed + bundle * job.points * job.plane_u * job.size
+
+
 cdef void transform_some_filters(const void *any_job, fc_index task, int thread) noexcept nogil:
     """Some source channels of some panels, into the U that all threads share."""
     cdef const Job *job = <const Job *>any_job
@@ -440,13 +453,14 @@ cdef void transform_some_filters(const void *any_job, fc_index task, int thread)
     cdef fc_index pieces = ceil_div(job.c, job.filter_rows), c0 = task % pieces * job.filter_rows
     cdef fc_index rows = min(job.filter_rows, job.c - c0)
     cdef fc_index panel0 = task // pieces * job.together, panel1 = min(panel0 + job.together, job.panels.count)
-    cdef fc_index panel, first, width
+    cdef fc_index panel, first, width, at
     read_filters(job, panel0, panel1, c0, rows, buffer)
     for panel in range(panel0, panel1):
         first = panel_start(&job.panels, panel)
         width = panel_start(&job.panels, panel + 1) - first
+        at = job.c * (first - panel_start(&job.panels, panel // job.abreast * job.abreast)) + c0 * width
         transform_filters(job, panel, buffer + (panel - panel0) * read_size(job, rows) * job.size, rows,
-                          job.transformed + (job.c * first + c0 * width) * job.size)
+                          bundle_filters(job, panel // job.abreast) + at * job.size)
 
 
 cdef void finish_tile(const Job *job, const Tile *tile, const char *s, fc_index plane, fc_index first, fc_index n,
@@ -511,7 +525,7 @@ cdef void multiply(const Job *job, const Tiles *tiles, char *s, const char *v, c
                 job.fc.gemm(s + (p * plane_s + first * job.s_width + at) * job.size, job.place,
                             v + (p * job.plane_v + first * job.row_v) * job.size, job.row, count, job.count + c, end - c,
                             u + (p * job.plane_u + at * job.c + (c - first_c) * width) * job.size, width, width // job.fc.vl,
-                            width, NULL, NULL, NULL, FC_ACCUMULATE if c > 0 else 0)
+                            width, NULL, NULL, NULL, job.next | (FC_ACCUMULATE if c > 0 else 0))
                 c = end
 
 
@@ -535,8 +549,7 @@ cdef void transform_only(const void *any_job, fc_index task, int thread) noexcep
 
 cdef void correlate_block(const void *any_job, fc_index task, int thread) noexcept nogil:
     cdef const Job *job = <const Job *>any_job
-    cdef fc_index group = task % job.groups, panel0 = group * job.panels.count // job.groups, panel1, t
-    cdef fc_index last = (group + 1) * job.panels.count // job.groups
+    cdef fc_index group = task % job.groups, bundle, panel0, panel1, t
     cdef char *v = job.scratch + thread * job.thread_bytes
     cdef char *s = v + job.v_bytes
     cdef char *patch = s + job.s_bytes
@@ -544,12 +557,11 @@ cdef void correlate_block(const void *any_job, fc_index task, int thread) noexce
     find_tiles(job, task // job.groups, &tiles)
     for t in range(tiles.count):
         transform_tile(job, &tiles, t, v, patch)
-    while panel0 < last:
-        panel1 = min(panel0 + job.abreast, last)
-        multiply(job, &tiles, s, v, job.transformed + job.c * panel_start(&job.panels, panel0) * job.size, panel0, panel1, 0,
-                 job.c)
+    for bundle in range(group * job.bundles // job.groups, (group + 1) * job.bundles // job.groups):
+        panel0 = bundle * job.abreast
+        panel1 = min(panel0 + job.abreast, job.panels.count)
+        multiply(job, &tiles, s, v, bundle_filters(job, bundle), panel0, panel1, 0, job.c)
         finish_panels(job, &tiles, s, panel0, panel1, patch)
-        panel0 = panel1
 
 
 cdef void correlate_own(const void *any_job, fc_index group, int thread) noexcept nogil:
@@ -581,8 +593,9 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     cdef Tiles tiles
     plan_correlate(job, num_threads)
     fill_tables(job)
-    job.plane_u = plane_size(job, CHANNEL_RUN, job.width) if job.own_u else plane_size(job, job.c, job.whole_k)
-    u_bytes = whole_lines(job.points * job.plane_u * job.size)
+    job.plane_u = plane_size(job, CHANNEL_RUN, job.width) if job.own_u else plane_size(job, job.c, job.s_width)
+    u_bytes = whole_lines((1 if job.own_u else job.bundles) * job.points * job.plane_u * job.size)
+    job.next = FC_NEXT if not job.own_u and u_bytes > FAR_U_BYTES else 0
     job.v_bytes = whole_lines(job.block * job.row_v * job.size)
     job.s_bytes = whole_lines(job.points * plane_size(job, job.block, job.s_width) * job.size)
     filters = job.together * read_size(job, min(job.c, CHANNEL_RUN if job.own_u else job.filter_rows))
