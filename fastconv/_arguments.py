@@ -68,6 +68,11 @@ def arrays(**named: tuple[ArrayLike, int] | None) -> list[Any]:
     return [_laid_out(found[name], dtype) if name in found else None for name in named]
 
 
+def is_ready(a: ArrayLike, dtype: np.dtype, ndim: int) -> bool:
+    """Whether `arrays` would return it as it is, beside others of this dtype."""
+    return type(a) is np.ndarray and a.dtype is dtype and a.ndim == ndim and a.flags.carray
+
+
 def _laid_out(a: NDArray, dtype: np.dtype) -> NDArray:
     a = np.asarray(a, dtype, order="C")
     return a if a.flags.aligned else a.copy()

@@ -326,19 +326,24 @@ def convolving(
     _check_line("bias", bias, filters)
     _check_line("gain", gain, filters)
     moves, groups = window(*conv.window), conv.groups
+    fixed: dict[str, Any] = {"pools": True} if pooled else {}
+    if gain is not None:
+        fixed["gain"] = gain
 
     def run(x: np.ndarray, side_input: np.ndarray | None = None) -> np.ndarray:
-        given = {"input": (x, 4), "filters": (filters, 4), "side_input": arguments.optional(side_input, 4)}
-        x, w, side = arguments.arrays(**given)
-        b, g = (None if a is None else a.astype(x.dtype, copy=False) for a in (bias, gain))
+        # Short where all is as it should be, for it runs on emptied caches (Layer.prepare_inference).
+        w, b, side, epilogue = filters, bias, side_input, fixed
+        if not (arguments.is_ready(x, w.dtype, 4) and (side is None or arguments.is_ready(side, w.dtype, 4))):
+            given = {"input": (x, 4), "filters": (w, 4), "side_input": arguments.optional(side, 4)}
+            x, w, side = arguments.arrays(**given)
+            b = None if b is None else b.astype(x.dtype, copy=False)
+            if gain is not None:
+                epilogue = {**fixed, "gain": gain.astype(x.dtype, copy=False)}
         convolution = plan(x.shape, w.shape, moves, groups)
         shape = pooled(convolution) if pooled else convolution.output_shape
-        epilogue = {"pools": True} if pooled else {}
-        if g is not None:
-            epilogue["gain"] = g
         if side is not None:
             arguments.same_shape("side_input", side, shape, "that of the result")
-            epilogue["side"] = side
+            epilogue = {**epilogue, "side": side}
         y = side if side is not None and overwrites else memory.empty(shape, x.dtype)
         convolution.forward(y, x, w, b, relu, **epilogue)
         return y

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,9 +84,8 @@ def _found(
 class _Pass(NamedTuple):
     """What the geometry says of one of a convolution's three passes."""
 
-    driver: ModuleType
+    calls: list[Callable[..., None]]  # of a driver; one for all groups, or one for each
     sweeps: list[tuple[bytes, bytes]]  # tables of (vertical, horizontal) ones
-    calls: list[dict[str, int]]  # a call's keywords for groups
     work: int  # of a call, in multiply-adds
     dense: bool  # its images and filters are seen as 1x1
 
@@ -114,7 +113,6 @@ class Convolution:
         self.axes, self.filter_shape, self.groups = (vertical, horizontal), filter_shape, groups
         self.output_shape = (images, vertical.out, horizontal.out, filter_shape[3])
         self._choice = (algorithm, images, *self.axes, filter_shape[2], filter_shape[3] // groups)
-        self._passes: dict[str, _Pass] = {}
 
     def forward(
         self,
@@ -132,14 +130,14 @@ class Convolution:
         each filter, before the bias. side: of y's shape, or y itself, added behind it; with `pools` there is
         none.
         """
-        this = self._pass("forward")
+        this = self._forward
         n = threads.resolve(num_threads, this.work)
         if not y.size:
             return
         if this.dense:
             x, filters = _as_pixels(x), _as_one_tap(filters)
-        for group in this.calls:
-            this.driver.correlate(y, x, filters, bias, relu, this.sweeps, False, n, **epilogue, **group)
+        for correlate in this.calls:
+            correlate(y, x, filters, bias, relu, this.sweeps, False, n, **epilogue)
 
     def input_gradient(
         self,
@@ -153,7 +151,7 @@ class Convolution:
         unpool: tuple[NDArray, float] | None = None,
     ) -> None:
         """dx [N, H, W, C]; bias [C] and relu on top make it a transposed convolution."""
-        this = self._pass("input_gradient")
+        this = self._input_gradient
         n = threads.resolve(num_threads, this.work)
         if not dx.size:
             return
@@ -161,8 +159,8 @@ class Convolution:
             dx, filters = _as_pixels(dx), _as_one_tap(filters)
             bias = None if bias is None else np.tile(bias, dx.shape[3] // len(bias))
         more = self._pooled(unpool)
-        for group in this.calls:
-            this.driver.correlate(dx, dy, filters, bias, relu, this.sweeps, True, n, **more, **group)
+        for correlate in this.calls:
+            correlate(dx, dy, filters, bias, relu, this.sweeps, True, n, **more)
 
     def filter_gradient(
         self,
@@ -173,7 +171,7 @@ class Convolution:
         *,
         unpool: tuple[NDArray, float] | None = None,
     ) -> None:
-        this = self._pass("filter_gradient")
+        this = self._filter_gradient
         n = threads.resolve(num_threads, this.work)
         if not (x.size and dy.size):
             dw.fill(0)
@@ -182,14 +180,13 @@ class Convolution:
             x, dw = _as_pixels(x), _as_one_tap(dw)
         more = self._pooled(unpool)
         [(vertical, horizontal)] = this.sweeps
-        for group in this.calls:
-            this.driver.filter_gradient(dw, x, dy, vertical, horizontal, n, **more, **group)
+        for filter_gradient in this.calls:
+            filter_gradient(dw, x, dy, vertical, horizontal, n, **more)
 
-    def _pass(self, computes: str) -> _Pass:
-        """One pass; found at its first call."""
-        if computes not in self._passes:
-            self._passes[computes] = self._find_pass(computes)
-        return self._passes[computes]
+    # The passes; each is found at its first call.
+    _forward = functools.cached_property(lambda self: self._find_pass("forward"))
+    _input_gradient = functools.cached_property(lambda self: self._find_pass("input_gradient"))
+    _filter_gradient = functools.cached_property(lambda self: self._find_pass("filter_gradient"))
 
     def _find_pass(self, computes: str) -> _Pass:
         axes, filters = self.axes, math.prod(self.filter_shape)
@@ -210,13 +207,15 @@ class Convolution:
         else:
             of_axes = ([geometry.forward_sweep(axis)] for axis in axes)
         sweeps = list(itertools.product(*([sweep.table() for sweep in of_axis] for of_axis in of_axes)))
-        calls: list[dict[str, int]] = [{}]
+        call = driver.filter_gradient if computes == "filter_gradient" else driver.correlate
+        calls = [call]
         if driver is _winograd and self.groups > 1:
-            calls = [{"group": group, "groups": self.groups} for group in range(self.groups)]
+            every = range(self.groups)
+            calls = [functools.partial(call, group=group, groups=self.groups) for group in every]
         elif driver is _direct and self.groups > 1:
-            calls = [{"groups": self.groups}]
+            calls = [functools.partial(call, groups=self.groups)]
         work = (products + threads.PASS) * filters
-        return _Pass(driver, sweeps, calls, work, dense)
+        return _Pass(calls, sweeps, work, dense)
 
     def _pooled(self, unpool: tuple[NDArray, float] | None) -> dict[str, Any]:
         """The drivers' keyword for the gradient of a pool."""
