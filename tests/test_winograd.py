@@ -332,10 +332,13 @@ def test_the_filter_gradient_of_eight_tiles(channels, expected):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
-    "layer", [(3, 7, 6, 200, 170, 3), (1, 5, 9, 130, 95, 5), (2, 4, 3, 257, 64, 3)], ids=str
+    "layer",
+    [(3, 7, 6, 200, 170, 3), (1, 5, 9, 130, 95, 5), (2, 4, 3, 257, 64, 3), (1, 29, 27, 300, 301, 3)],
+    ids=str,
 )
-def test_large_filters_for_few_tiles(layer, dtype):
-    """The drivers then share the sources' transform, and keep a part of one panel of the filters'."""
+def test_large_filters(layer, dtype):
+    """For few tiles the drivers share the sources' transform, and keep a part of one panel of the filters'.
+    The last layer has more tiles than that, and more than 12 MB of transformed filters."""
     x, filters, dy = arrays(*layer, dtype)
     x64, filters64, dy64 = (a.astype(np.float64) for a in (x, filters, dy))
     most = getattr(PRODUCT_SUM, np.dtype(dtype).name)
