@@ -338,7 +338,7 @@ def test_the_filter_gradient_of_eight_tiles(channels, expected):
 )
 def test_large_filters(layer, dtype):
     """For few tiles the drivers share the sources' transform, and keep a part of one panel of the filters'.
-    The last layer has more tiles than that, and more than 12 MB of transformed filters."""
+    The last layer has more tiles than that, and more than 8 MB of transformed filters."""
     x, filters, dy = arrays(*layer, dtype)
     x64, filters64, dy64 = (a.astype(np.float64) for a in (x, filters, dy))
     most = getattr(PRODUCT_SUM, np.dtype(dtype).name)

@@ -86,7 +86,7 @@ cdef fc_index CHANNEL_RUN = 128
 # for all panels, is written as a whole instead.
 cdef fc_index OWN_U_BYTES = 1 << 20
 # A U larger than this comes from memory, and each part of it is asked for during the products of the part before.
-cdef fc_index FAR_U_BYTES = 12 << 20
+cdef fc_index FAR_U_BYTES = 8 << 20
 # Filters come from memory by pieces of so many bytes, of several panels: a piece of 64 bytes takes half as long as one of 256.
 cdef fc_index ROW_BYTES = 256
 # Source channels whose filters are transformed as one task (of transposed ones those of a piece).
