@@ -113,6 +113,7 @@ class Convolution:
         self.axes, self.filter_shape, self.groups = (vertical, horizontal), filter_shape, groups
         self.output_shape = (images, vertical.out, horizontal.out, filter_shape[3])
         self._choice = (algorithm, images, *self.axes, filter_shape[2], filter_shape[3] // groups)
+        self._passes: dict[str, _Pass] = {}
 
     def forward(
         self,
@@ -130,7 +131,7 @@ class Convolution:
         each filter, before the bias. side: of y's shape, or y itself, added behind it; with `pools` there is
         none.
         """
-        this = self._forward
+        this = self._passes.get("forward") or self._pass("forward")
         n = threads.resolve(num_threads, this.work)
         if not y.size:
             return
@@ -151,7 +152,7 @@ class Convolution:
         unpool: tuple[NDArray, float] | None = None,
     ) -> None:
         """dx [N, H, W, C]; bias [C] and relu on top make it a transposed convolution."""
-        this = self._input_gradient
+        this = self._passes.get("input_gradient") or self._pass("input_gradient")
         n = threads.resolve(num_threads, this.work)
         if not dx.size:
             return
@@ -171,7 +172,7 @@ class Convolution:
         *,
         unpool: tuple[NDArray, float] | None = None,
     ) -> None:
-        this = self._filter_gradient
+        this = self._passes.get("filter_gradient") or self._pass("filter_gradient")
         n = threads.resolve(num_threads, this.work)
         if not (x.size and dy.size):
             dw.fill(0)
@@ -183,10 +184,10 @@ class Convolution:
         for filter_gradient in this.calls:
             filter_gradient(dw, x, dy, vertical, horizontal, n, **more)
 
-    # The passes; each is found at its first call.
-    _forward = functools.cached_property(lambda self: self._find_pass("forward"))
-    _input_gradient = functools.cached_property(lambda self: self._find_pass("input_gradient"))
-    _filter_gradient = functools.cached_property(lambda self: self._find_pass("filter_gradient"))
+    def _pass(self, computes: str) -> _Pass:
+        """One pass, found and kept."""
+        this = self._passes[computes] = self._find_pass(computes)
+        return this
 
     def _find_pass(self, computes: str) -> _Pass:
         axes, filters = self.axes, math.prod(self.filter_shape)

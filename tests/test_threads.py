@@ -210,7 +210,7 @@ def test_a_convolution_is_as_much_work_as_its_algorithm_multiplies(algorithm):
     found = plan((3, 8, 8, 5), (3, 3, 5, 7), window(1, "SAME", 1, algorithm))
     products = {"direct": 8 * 8, "winograd": 4 * 36 / 9 * (1 + 1 / 3)}[algorithm]
     for computes in ("forward", "input_gradient"):
-        assert found._find_pass(computes).work == (int(3 * products) + threads.PASS) * 3 * 3 * 5 * 7
+        assert found._pass(computes).work == (int(3 * products) + threads.PASS) * 3 * 3 * 5 * 7
 
 
 def test_a_forked_child_and_a_build_without_openmp_take_one(monkeypatch):
