@@ -884,8 +884,9 @@ def batch_normalization_grad(
     Returns:
         dx [..., C], dscale [C], doffset [C]; the sums are zeros for an empty batch.
     """
-    relu = arguments.choice("activation", activation, (None, "relu")) == "relu"
-    arguments.choice("is_training", is_training, (True, False))
+    relu = activation is not None and arguments.choice("activation", activation, (None, "relu")) == "relu"
+    if type(is_training) is not bool:
+        arguments.choice("is_training", is_training, (True, False))
     ndim = max(arguments.as_array("x", x).ndim, 1)
     channels = _channels(mean, variance, offset, scale)
     a, gradient, *line = arguments.arrays(x=(x, ndim), dy=(dy, ndim), **channels)
