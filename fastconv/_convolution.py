@@ -211,8 +211,7 @@ class Convolution:
         call = driver.filter_gradient if computes == "filter_gradient" else driver.correlate
         calls = [call]
         if driver is _winograd and self.groups > 1:
-            every = range(self.groups)
-            calls = [functools.partial(call, group=group, groups=self.groups) for group in every]
+            calls = [functools.partial(call, group=g, groups=self.groups) for g in range(self.groups)]
         elif driver is _direct and self.groups > 1:
             calls = [functools.partial(call, groups=self.groups)]
         work = (products + threads.PASS) * filters

@@ -149,7 +149,6 @@ cdef struct Job:
     fc_index filter_k
     char *transformed                 # U
     fc_index v_bytes, s_bytes         # of a block: V, and S of the panels abreast
-    fc_index whole_k                  # k in whole vectors
     fc_index plane_u, patch_bytes     # patch_bytes: filter_gradient
     fc_index abreast_c                # of few channels: those of a row of phases, in whole vectors; else 0
     fc_index together, filter_rows    # panels whose filters are read together, channels that are transformed as one task
@@ -253,7 +252,6 @@ cdef int plan(Job *job, fc_index size, fc_index k, bytes vertical, bytes horizon
     job.tiles, job.points = job.x.n * job.tv.tiles * job.tu.tiles, job.tv.points * job.tu.points
     job.panels = cut_panels(job.fc, job.k)
     job.width = ceil_div(job.panels.vectors, job.panels.count) * job.fc.vl
-    job.whole_k = whole_vectors(job, job.k)
     return 0
 
 
@@ -271,7 +269,7 @@ cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
         job.blocks = ceil_div(job.blocks, num_threads) * num_threads
     job.block = ceil_div(job.tiles, job.blocks)
     job.blocks = ceil_div(job.tiles, job.block)
-    if job.tiles <= MOST_TILES and job.points * job.c * job.whole_k * job.size > OWN_U_BYTES:
+    if job.tiles <= MOST_TILES and job.points * job.c * whole_vectors(job, job.k) * job.size > OWN_U_BYTES:
         job.own_u, job.block, job.blocks = True, job.tiles, 1
     job.groups = min(job.panels.count, ceil_div(tasks, job.blocks))
     job.together, job.filter_rows = panels_within(job, ROW_BYTES), FILTER_ROWS
