@@ -2,7 +2,7 @@
 
     correlate         (the convolution, and the gradient of its input)
         phase 1       U = G g G^T: transform the filters      [each few panels][36 points][panel: C rows][width]
-                      (large filters, few tiles: V, for U then comes in phase 2, part by part where it is needed)
+                      (large filters, not so many tiles: V, for U then comes in phase 2, part by part where it is needed)
         phase 2       for each block of tiles, shared out among the threads:
                         V = B^T x B                           [tile][36][C]
                         for each few panels: S = V U, one product a point and panel   [36][tile][their width]
@@ -53,7 +53,7 @@ ctypedef fused real:
 cdef enum:
     EDGE = 6
     MOST_POINTS = 36
-    MOST_TILES = 48  # of a block
+    MOST_TILES = 256  # of a block
     MOST_VECTORS = 16  # of panels whose filters are read together: those of 16 bytes in ROW_BYTES
 
 # Tiles of a block: enough to use a panel of U, few enough for V and S to stay in the second-level cache, and whole register tiles
@@ -82,9 +82,14 @@ cdef fc_index CHUNKS = 8
 cdef fc_index PARTIAL_BYTES = 1 << 20
 # Channels are summed in runs of so many, whose sums are then added: one run of 512 would round twice as badly.
 cdef fc_index CHANNEL_RUN = 128
-# A U larger than this that few tiles share is not written as a whole: a run of one panel of it stays in the cache.  V, the same
-# for all panels, is written as a whole instead.
+# A U larger than this is not written as a whole where MOST_TILES or fewer share it: a run of one panel of it stays in the cache.
+# V, the same for all panels, is written as a whole instead, and read again for each.  (Zen 4, two threads: 1.2 times as fast for
+# 8 x 14x14x256 and one 28x28x128, 1.5 times for 4 x 14x14x512; of 256 tiles 1.05 to 1.15 times.)  Panels too few for the threads
+# leave FEW_TILES, which make no more tasks either way.
 cdef fc_index OWN_U_BYTES = 1 << 20
+cdef fc_index FEW_TILES = 48
+# S of all these tiles, for as many panels as their filters are read together, or fewer.
+cdef fc_index OWN_S_BYTES = 1200 << 10
 # A U larger than this comes from memory, and each part of it is asked for during the products of the part before.
 cdef fc_index FAR_U_BYTES = 8 << 20
 # Filters come from memory by pieces of so many bytes, of several panels: a piece of 64 bytes takes half as long as one of 256.
@@ -242,6 +247,16 @@ cdef inline fc_index panels_within(const Job *job, fc_index n_bytes) noexcept no
     return max(1, n_bytes // (job.width * job.size))
 
 
+cdef fc_index even_groups(fc_index panels, fc_index most, int num_threads) noexcept nogil:
+    """Into how many groups panels are cut, so that no thread gets more of them than it must."""
+    cdef fc_index groups, share, best = 1, least = panels
+    for groups in range(1, min(panels, most) + 1):
+        share = ceil_div(panels, groups) * ceil_div(groups, num_threads)
+        if share <= least:
+            best, least = groups, share
+    return best
+
+
 cdef int plan(Job *job, fc_index size, fc_index k, bytes vertical, bytes horizontal) except -1:
     job.fc, job.size, job.k = kernels_for(size), size, k
     job.v, job.u = read_axis(vertical), read_axis(horizontal)
@@ -258,7 +273,7 @@ cdef int plan(Job *job, fc_index size, fc_index k, bytes vertical, bytes horizon
 
 cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
     """A tile's sums do not depend on who computes it beside which others: so its block may depend on the number of threads."""
-    cdef fc_index tasks = TASKS * num_threads if num_threads > 1 else 1
+    cdef fc_index tasks = TASKS * num_threads if num_threads > 1 else 1, most
     if job.tu.phases > 1 and job.x.c < job.fc.vl:
         job.abreast_c = whole_vectors(job, job.tu.phases * job.x.c)
     job.part_c, job.parts = job.c + job.fc.vl if job.tu.phases > 1 else whole_vectors(job, job.c), 1
@@ -270,14 +285,18 @@ cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
         job.blocks = ceil_div(job.blocks, num_threads) * num_threads
     job.block = ceil_div(job.tiles, job.blocks)
     job.blocks = ceil_div(job.tiles, job.block)
-    if job.tiles <= MOST_TILES and job.points * job.c * whole_vectors(job, job.k) * job.size > OWN_U_BYTES:
+    most = MOST_TILES if job.panels.count >= tasks else FEW_TILES
+    if job.tiles <= most and job.points * job.c * whole_vectors(job, job.k) * job.size > OWN_U_BYTES:
         job.own_u, job.block, job.blocks = True, job.tiles, 1
-    job.groups = min(job.panels.count, ceil_div(tasks, job.blocks))
+        job.groups = even_groups(job.panels.count, tasks, num_threads)
     job.together, job.filter_rows = panels_within(job, ROW_BYTES), FILTER_ROWS
     if job.transposed:
         job.together, job.filter_rows = 1, ROW_BYTES // job.size
-    job.abreast = job.together
-    if not job.own_u:
+    if job.own_u:
+        job.together = min(job.together, panels_within(job, OWN_S_BYTES // (job.points * job.tiles)))
+        job.abreast = job.together
+    else:
+        job.groups = min(job.panels.count, ceil_div(tasks, job.blocks))
         job.abreast = min(panels_within(job, GROUP_BYTES), ceil_div(job.panels.count, job.groups))
         job.bundles = ceil_div(job.panels.count, job.abreast)
         job.groups = min(job.groups, job.bundles)
