@@ -182,12 +182,18 @@ def test_float32_error_on_the_networks_layers(name, algorithm):
 
 @pytest.mark.parametrize(
     "layer",
-    [LAYERS["MNIST 3"], (2, 7, 7, 130, 200, 3), (5, 13, 13, 16, 40, 3), (1, 4, 4, 3, 70, 3)],
+    [
+        LAYERS["MNIST 3"],
+        (2, 7, 7, 130, 200, 3),
+        (1, 29, 27, 1500, 40, 3),
+        (5, 13, 13, 16, 40, 3),
+        (1, 4, 4, 3, 70, 3),
+    ],
     ids=str,
 )
 def test_same_bits_for_any_number_of_threads(layer, eager_threads):
     """How tiles and panels are cut into tasks depends on their number; the second layer's tasks transform
-    filters of their own."""
+    filters of their own, and those of the third if its panels are enough for the threads."""
     x, filters, dy = arrays(*layer, np.float32)
 
     def bits(threads):
@@ -333,12 +339,19 @@ def test_the_filter_gradient_of_eight_tiles(channels, expected):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     "layer",
-    [(3, 7, 6, 200, 170, 3), (1, 5, 9, 130, 95, 5), (2, 4, 3, 257, 64, 3), (1, 29, 27, 300, 301, 3)],
+    [
+        (3, 7, 6, 200, 170, 3),
+        (1, 5, 9, 130, 95, 5),
+        (2, 4, 3, 257, 64, 3),
+        (1, 29, 27, 300, 301, 3),
+        (1, 61, 66, 300, 200, 3),
+        (1, 29, 27, 1500, 40, 3),
+    ],
     ids=str,
 )
 def test_large_filters(layer, dtype):
-    """For few tiles the drivers share the sources' transform, and keep a part of one panel of the filters'.
-    The last layer has more tiles than that, and more than 8 MB of transformed filters."""
+    """The drivers share the sources' transform, and keep a part of one panel of the filters'. The last layer
+    but one has more tiles than they take at once, the last one's panels are too few for several threads."""
     x, filters, dy = arrays(*layer, dtype)
     x64, filters64, dy64 = (a.astype(np.float64) for a in (x, filters, dy))
     most = getattr(PRODUCT_SUM, np.dtype(dtype).name)

@@ -2,7 +2,7 @@
 
     correlate         (the convolution, and the gradient of its input)
         phase 1       U = G g G^T: transform the filters      [each few panels][36 points][panel: C rows][width]
-                      (large filters, not so many tiles: V, for U then comes in phase 2, part by part where it is needed)
+                      (large filters: V of many tiles, for U then comes in phase 2, part by part where it is needed)
         phase 2       for each block of tiles, shared out among the threads:
                         V = B^T x B                           [tile][36][C]
                         for each few panels: S = V U, one product a point and panel   [36][tile][their width]
@@ -84,14 +84,15 @@ cdef fc_index PARTIAL_BYTES = 1 << 20
 cdef fc_index CHANNEL_RUN = 128
 # A U larger than this is not written as a whole where MOST_TILES or fewer share it: a run of one panel of it stays in the cache.
 # V, the same for all panels, is written as a whole instead, and read again for each.  (Zen 4, two threads: 1.2 times as fast for
-# 8 x 14x14x256 and one 28x28x128, 1.5 times for 4 x 14x14x512; of 256 tiles 1.05 to 1.15 times.)  Panels too few for the threads
-# leave FEW_TILES, which make no more tasks either way.
+# 8 x 14x14x256 and one 28x28x128, 1.5 times for 4 x 14x14x512; of 256 tiles 1.05 to 1.15 times.)
 cdef fc_index OWN_U_BYTES = 1 << 20
-cdef fc_index FEW_TILES = 48
-# S of all these tiles, for as many panels as their filters are read together, or fewer.
-cdef fc_index OWN_S_BYTES = 1200 << 10
-# A U larger than this comes from memory, and each part of it is asked for during the products of the part before.
+# A U larger than this would come from memory: more tiles, too, do so, MOST_TILES after MOST_TILES (1.01 to 1.14 times as fast).
 cdef fc_index FAR_U_BYTES = 8 << 20
+# Where there are fewer panels than tasks are wanted, only so many tiles do so, which would make no more tasks either way; of
+# others, each part of a far U is asked for during the products of the part before.
+cdef fc_index FEW_TILES = 48
+# S of such tiles, for as many panels as their filters are read together, or fewer.
+cdef fc_index OWN_S_BYTES = 1200 << 10
 # Filters come from memory by pieces of so many bytes, of several panels: a piece of 64 bytes takes half as long as one of 256.
 cdef fc_index ROW_BYTES = 256
 # Source channels whose filters are transformed as one task (of transposed ones those of a piece): rows of U, end to end for each
@@ -161,9 +162,9 @@ cdef struct Job:
     fc_index abreast, s_width         # panels whose S is computed together, their row of it
     fc_index bundles                  # of so many panels
     int next                          # FC_NEXT if U comes from memory
-    bint own_u                        # of the only block: tasks share V, and each transforms its own panel's filters
-    const Tiles *only                 # the tiles of that block
-    char *only_v                      # and their V
+    bint own_u                        # block after block: tasks share V, and each transforms its own panels' filters
+    const Tiles *sharing              # the tiles of the block at hand
+    char *shared_v                    # and their V
     const char *gain
     const char *bias
     const char *side                  # as y
@@ -273,7 +274,7 @@ cdef int plan(Job *job, fc_index size, fc_index k, bytes vertical, bytes horizon
 
 cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
     """A tile's sums do not depend on who computes it beside which others: so its block may depend on the number of threads."""
-    cdef fc_index tasks = TASKS * num_threads if num_threads > 1 else 1, most
+    cdef fc_index tasks = TASKS * num_threads if num_threads > 1 else 1, u_bytes
     if job.tu.phases > 1 and job.x.c < job.fc.vl:
         job.abreast_c = whole_vectors(job, job.tu.phases * job.x.c)
     job.part_c, job.parts = job.c + job.fc.vl if job.tu.phases > 1 else whole_vectors(job, job.c), 1
@@ -285,15 +286,20 @@ cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
         job.blocks = ceil_div(job.blocks, num_threads) * num_threads
     job.block = ceil_div(job.tiles, job.blocks)
     job.blocks = ceil_div(job.tiles, job.block)
-    most = MOST_TILES if job.panels.count >= tasks else FEW_TILES
-    if job.tiles <= most and job.points * job.c * whole_vectors(job, job.k) * job.size > OWN_U_BYTES:
-        job.own_u, job.block, job.blocks = True, job.tiles, 1
+    u_bytes = job.points * job.c * whole_vectors(job, job.k) * job.size
+    if job.panels.count < tasks:
+        job.own_u = job.tiles <= FEW_TILES and u_bytes > OWN_U_BYTES
+    else:
+        job.own_u = u_bytes > (OWN_U_BYTES if job.tiles <= MOST_TILES else FAR_U_BYTES)
+    if job.own_u:
+        job.blocks = ceil_div(job.tiles, MOST_TILES)
+        job.block = ceil_div(job.tiles, job.blocks)
         job.groups = even_groups(job.panels.count, tasks, num_threads)
     job.together, job.filter_rows = panels_within(job, ROW_BYTES), FILTER_ROWS
     if job.transposed:
         job.together, job.filter_rows = 1, ROW_BYTES // job.size
     if job.own_u:
-        job.together = min(job.together, panels_within(job, OWN_S_BYTES // (job.points * job.tiles)))
+        job.together = min(job.together, panels_within(job, OWN_S_BYTES // (job.points * job.block)))
         job.abreast = job.together
     else:
         job.groups = min(job.panels.count, ceil_div(tasks, job.blocks))
@@ -559,10 +565,10 @@ cdef void transform_tile(const Job *job, const Tiles *tiles, fc_index t, char *v
     transform_source(job, &tiles.tile[t], 0, job.x.c, FC_BOTH, v + tiles.place[t] * job.row_v * job.size, patch)
 
 
-cdef void transform_only(const void *any_job, fc_index task, int thread) noexcept nogil:
-    """A tile of the only block, into the V that all threads share."""
+cdef void transform_shared(const void *any_job, fc_index task, int thread) noexcept nogil:
+    """A tile of the block at hand, into the V that all threads share."""
     cdef const Job *job = <const Job *>any_job
-    transform_tile(job, job.only, task, job.only_v, job.scratch + thread * job.thread_bytes)
+    transform_tile(job, job.sharing, task, job.shared_v, job.scratch + thread * job.thread_bytes)
 
 
 cdef void correlate_block(const void *any_job, fc_index task, int thread) noexcept nogil:
@@ -583,8 +589,8 @@ cdef void correlate_block(const void *any_job, fc_index task, int thread) noexce
 
 
 cdef void correlate_own(const void *any_job, fc_index group, int thread) noexcept nogil:
-    """One group of panels of the only block, whose V is there; their filters are transformed into the task's own U, a run of one
-    panel at a time."""
+    """One group of panels of the block at hand, whose V is there; their filters are transformed into the task's own U, a run of
+    one panel at a time."""
     cdef const Job *job = <const Job *>any_job
     cdef fc_index panel0 = group * job.panels.count // job.groups, last = (group + 1) * job.panels.count // job.groups
     cdef fc_index panel, panel1, run, c, rows, at
@@ -600,13 +606,13 @@ cdef void correlate_own(const void *any_job, fc_index group, int thread) noexcep
             for panel in range(panel0, panel1):
                 at = panel_start(&job.panels, panel) - panel_start(&job.panels, panel0)
                 transform_filters(job, panel, patch + (panel - panel0) * read_size(job, rows) * job.size, rows, u)
-                multiply(job, job.only, s + at * job.size, job.only_v, u, panel, panel + 1, c, c + rows)
-        finish_panels(job, job.only, s, panel0, panel1, patch)
+                multiply(job, job.sharing, s + at * job.size, job.shared_v, u, panel, panel + 1, c, c + rows)
+        finish_panels(job, job.sharing, s, panel0, panel1, patch)
         panel0 = panel1
 
 
 cdef int run_correlate(Job *job, int num_threads) except -1:
-    cdef fc_index u_bytes, shared_bytes, filters, pieces
+    cdef fc_index u_bytes, shared_bytes, filters, pieces, b
     cdef Block block
     cdef Tiles tiles
     plan_correlate(job, num_threads)
@@ -624,10 +630,10 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     job.scratch = block.data + shared_bytes
     job.zeros = <const char *>memset(job.scratch + num_threads * job.thread_bytes, 0, job.c * job.size)
     if job.own_u:
-        job.only_v = block.data
-        find_tiles(job, 0, &tiles)
-        job.only = &tiles
-        share_phases(job, transform_only, job.tiles, correlate_own, job.groups, num_threads)
+        job.shared_v, job.sharing = block.data, &tiles
+        for b in range(job.blocks):
+            find_tiles(job, b, &tiles)
+            share_phases(job, transform_shared, tiles.count, correlate_own, job.groups, num_threads)
     else:
         job.transformed = block.data
         pieces = ceil_div(job.panels.count, job.together) * ceil_div(job.c, job.filter_rows)
