@@ -87,6 +87,7 @@ cdef fc_index CHANNEL_RUN = 128
 # 8 x 14x14x256 and one 28x28x128, 1.5 times for 4 x 14x14x512; of 256 tiles 1.05 to 1.15 times.)
 cdef fc_index OWN_U_BYTES = 1 << 20
 # A U larger than this would come from memory: more tiles, too, do so, MOST_TILES after MOST_TILES (1.01 to 1.14 times as fast).
+# So would V, which is therefore no larger than this, or than U.
 cdef fc_index FAR_U_BYTES = 8 << 20
 # Where there are fewer panels than tasks are wanted, only so many tiles do so, which would make no more tasks either way; of
 # others, each part of a far U is asked for during the products of the part before.
@@ -274,7 +275,7 @@ cdef int plan(Job *job, fc_index size, fc_index k, bytes vertical, bytes horizon
 
 cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
     """A tile's sums do not depend on who computes it beside which others: so its block may depend on the number of threads."""
-    cdef fc_index tasks = TASKS * num_threads if num_threads > 1 else 1, u_bytes
+    cdef fc_index tasks = TASKS * num_threads if num_threads > 1 else 1, u_bytes, most
     if job.tu.phases > 1 and job.x.c < job.fc.vl:
         job.abreast_c = whole_vectors(job, job.tu.phases * job.x.c)
     job.part_c, job.parts = job.c + job.fc.vl if job.tu.phases > 1 else whole_vectors(job, job.c), 1
@@ -287,13 +288,14 @@ cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
     job.block = ceil_div(job.tiles, job.blocks)
     job.blocks = ceil_div(job.tiles, job.block)
     u_bytes = job.points * job.c * whole_vectors(job, job.k) * job.size
+    most = max(FEW_TILES, min(MOST_TILES, max(u_bytes, FAR_U_BYTES) // (job.points * job.plane_v * job.size)))
     if job.panels.count < tasks:
         job.own_u = job.tiles <= FEW_TILES and u_bytes > OWN_U_BYTES
     else:
-        job.own_u = u_bytes > (OWN_U_BYTES if job.tiles <= MOST_TILES else FAR_U_BYTES)
+        job.own_u = u_bytes > (OWN_U_BYTES if job.tiles <= most else FAR_U_BYTES)
     if job.own_u:
-        job.blocks = ceil_div(job.tiles, MOST_TILES)
-        job.block = ceil_div(job.tiles, job.blocks)
+        job.block = ceil_div(job.tiles, ceil_div(job.tiles, most))
+        job.blocks = ceil_div(job.tiles, job.block)
         job.groups = even_groups(job.panels.count, tasks, num_threads)
     job.together, job.filter_rows = panels_within(job, ROW_BYTES), FILTER_ROWS
     if job.transposed:
