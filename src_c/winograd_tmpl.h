@@ -249,8 +249,8 @@ FC_INLINE void FN(filter_vector)(fc_index ch, const int rows, const int columns,
         FN(filter_points)(out, &t[0][i], 3, R);
         T *to = u + row * 6 * plane + ch;
         FC_OPAQUE(to);
-        /* Without this branch, which does nothing, the compiler (GCC 12) computes points in the branches that store them, contracts
-         * fewer products and sums, and the bits are others. */
+        /* Without this branch, which does nothing, the compiler (GCC 12, vectors shorter than a line) computes points in the
+         * branches that store them, contracts fewer products and sums, and the bits are others. */
         if ((uintptr_t)to % FC_LINE_BYTES < FC_VECTOR_BYTES)
             __asm__("");
         FN(store_points)(to, plane, out, columns);

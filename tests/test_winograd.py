@@ -215,7 +215,14 @@ def test_same_bits_for_any_number_of_threads(layer, eager_threads):
 
 
 @pytest.mark.parametrize(
-    "layer", [(3, 40, 37, 3, 70, 11, 4), (2, 23, 20, 33, 40, 3, 2), (1, 9, 9, 150, 40, 3, 2)], ids=str
+    "layer",
+    [
+        (3, 40, 37, 3, 70, 11, 4),
+        (2, 23, 20, 33, 40, 3, 2),
+        (1, 9, 9, 150, 40, 3, 2),
+        (8, 28, 28, 96, 64, 3, 2),
+    ],
+    ids=str,
 )
 def test_same_bits_of_strided_filters_for_any_number_of_threads(layer, eager_threads):
     *shape, taps, stride = layer

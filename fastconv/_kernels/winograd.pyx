@@ -16,8 +16,9 @@
                         the chunk's own dw = A^T S A
         phase 2       add up the chunks, in order
 
-A block's V and S stay in the second-level cache from one step to the next: written to memory they would cost more than Winograd
-saves.  Where the products run along the channels, V is written tile by tile (at 128 channels and more a convolution takes 4 to 7%
+Where tasks share U, a block's V and S stay in the second-level cache from one step to the next: written to memory they would cost
+more than Winograd saves.  Where they share V, both phases are repeated for each block.
+Where the products run along the channels, V is written tile by tile (at 128 channels and more a convolution takes 4 to 7%
 less time than point by point, Cascade Lake); where they run along the tiles, that would cost 5 to 10%: each tile lies in other
 pages.  The formulas are in src_c/winograd_tmpl.h.  As in conv2d.pyx, shapes alone decide what is summed in which order.
 
@@ -86,14 +87,14 @@ cdef fc_index CHANNEL_RUN = 128
 # V, the same for all panels, is written as a whole instead, and read again for each.  (Zen 4, two threads: 1.2 times as fast for
 # 8 x 14x14x256 and one 28x28x128, 1.5 times for 4 x 14x14x512; of 256 tiles 1.05 to 1.15 times.)
 cdef fc_index OWN_U_BYTES = 1 << 20
-# A U larger than this would come from memory: more tiles, too, do so, MOST_TILES after MOST_TILES (1.01 to 1.14 times as fast).
-# So would V, which is therefore no larger than this, or than U.
-cdef fc_index FAR_U_BYTES = 8 << 20
-# Where there are fewer panels than tasks are wanted, only so many tiles do so, which would make no more tasks either way; of
-# others, each part of a far U is asked for during the products of the part before.
-cdef fc_index FEW_TILES = 48
-# S of such tiles, for as many panels as their filters are read together, or fewer.
+# S of all these tiles, for as many panels as their filters are read together, or fewer, but for one at least.
 cdef fc_index OWN_S_BYTES = 1200 << 10
+# A U larger than this would come from memory: more tiles, too, do so, MOST_TILES after MOST_TILES (1.01 to 1.14 times as fast).
+# So would V: of more than FEW_TILES it is no larger than this, or than U, and fewer tiles do so at once.
+cdef fc_index FAR_U_BYTES = 8 << 20
+# Where there are fewer panels than tasks are wanted, no more tiles than so many do so; of others, each part of a far U is asked
+# for during the products of the part before.
+cdef fc_index FEW_TILES = 48
 # Filters come from memory by pieces of so many bytes, of several panels: a piece of 64 bytes takes half as long as one of 256.
 cdef fc_index ROW_BYTES = 256
 # Source channels whose filters are transformed as one task (of transposed ones those of a piece): rows of U, end to end for each
@@ -280,13 +281,6 @@ cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
         job.abreast_c = whole_vectors(job, job.tu.phases * job.x.c)
     job.part_c, job.parts = job.c + job.fc.vl if job.tu.phases > 1 else whole_vectors(job, job.c), 1
     job.plane_v, job.row_v = job.part_c, plane_size(job, job.points, job.part_c)
-    # Share out the panels before the tiles: each block reads all of its panels' U.
-    job.block = min(TILES, ceil_div(job.tiles, ceil_div(tasks, job.panels.count)))
-    job.blocks = ceil_div(job.tiles, job.block)
-    if job.blocks > num_threads:  # as many for each thread, or nearly
-        job.blocks = ceil_div(job.blocks, num_threads) * num_threads
-    job.block = ceil_div(job.tiles, job.blocks)
-    job.blocks = ceil_div(job.tiles, job.block)
     u_bytes = job.points * job.c * whole_vectors(job, job.k) * job.size
     most = max(FEW_TILES, min(MOST_TILES, max(u_bytes, FAR_U_BYTES) // (job.points * job.plane_v * job.size)))
     if job.panels.count < tasks:
@@ -297,6 +291,13 @@ cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
         job.block = ceil_div(job.tiles, ceil_div(job.tiles, most))
         job.blocks = ceil_div(job.tiles, job.block)
         job.groups = even_groups(job.panels.count, tasks, num_threads)
+    else:  # share out the panels before the tiles: each block reads all of its panels' U
+        job.block = min(TILES, ceil_div(job.tiles, ceil_div(tasks, job.panels.count)))
+        job.blocks = ceil_div(job.tiles, job.block)
+        if job.blocks > num_threads:  # as many for each thread, or nearly
+            job.blocks = ceil_div(job.blocks, num_threads) * num_threads
+        job.block = ceil_div(job.tiles, job.blocks)
+        job.blocks = ceil_div(job.tiles, job.block)
     job.together, job.filter_rows = panels_within(job, ROW_BYTES), FILTER_ROWS
     if job.transposed:
         job.together, job.filter_rows = 1, ROW_BYTES // job.size
@@ -547,7 +548,7 @@ cdef void multiply(const Job *job, const Tiles *tiles, char *s, const char *v, c
                     find_run(job, down, right, &c, &end)
                     if c == end:
                         break
-                end = min(end, c + CHANNEL_RUN)
+                end = min(end, (c // CHANNEL_RUN + 1) * CHANNEL_RUN)  # where correlate_own cuts
                 job.fc.gemm(s + (p * plane_s + first * job.s_width + at) * job.size, job.place,
                             v + (p * job.plane_v + first * job.row_v) * job.size, job.row, count, job.count + c, end - c,
                             u + (p * job.plane_u + at * job.c + (c - first_c) * width) * job.size, width, width // job.fc.vl,
