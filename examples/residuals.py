@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="to train on, of those there (default: 2000)",
     )
-    add("--epochs", type=whole(1), default=40, metavar="N", help="times through the images (default: 40)")
+    add("--epochs", type=whole(1), default=60, metavar="N", help="times through the images (default: 60)")
     add("--batch-size", type=whole(1), default=32, metavar="N", help="images in a step (default: 32)")
     add_data_options(parser)
     add_run_options(parser)
@@ -154,7 +154,7 @@ def figure(errors: dict[tuple[bool, int], list[float]], title: str) -> Figure:
 def draw_curves(axes: Axes, curves: dict[int, list[float]], residual: bool) -> None:
     """Training error by epoch; the deeper network's line is the thicker one, as in the paper."""
     for (depth, curve), color, width in zip(curves.items(), ("#1f4e9c", "#c0392b"), (1.2, 2.4), strict=True):
-        label = f"{name(residual, depth)}: {curve[-1]:.1f}% at the end"
+        label = f"{name(residual, depth)}: {curve[-1]:.2f}% at the end"
         axes.plot(np.arange(1, len(curve) + 1), curve, color=color, linewidth=width, label=label)
     axes.set_title("residual networks" if residual else "plain networks")
     axes.set_xlabel("epoch")

@@ -165,6 +165,14 @@ typedef struct fc_kernels {
                             fc_index m, fc_index c, fc_index tap, fc_index tap_row, fc_index tap_pixel,
                             int fresh, int stream);
 
+    /* The same from x, of windows that lie side by side, w pixels apart, as max_pool takes them:
+     *
+     *     dx[r * x_row + (i * w + q) * c + ch]  =  dy[i][ch]  at the first maximum of window i, or the first NaN, else 0
+     *
+     * OUT dx, laid out as x; IN x, dy[m][c]. */
+    void (*max_pool_spread)(void *dx, const void *x, const void *dy, fc_index x_row, fc_index h, fc_index w, fc_index m,
+                            fc_index c, fc_index ahead, int stream);
+
     /* Max pooling of one output row, and where.  Output pixel i looks at rows 0 .. h-1, columns lo[i] .. hi[i]-1 (already
      * clipped to the image; at least one pixel) and c channels, x[r * x_row + column * c + channel];  argmax[i][channel] =
      * r * w + column  of the first maximum (the first NaN if there is one), in pixels of an image w wide, counted from x.

@@ -28,6 +28,7 @@ const fc_kernels FN(kernels) = {
     .fold = FN(fold),
     .max_pool = FN(max_pool),
     .max_pool_gather = FN(max_pool_gather),
+    .max_pool_spread = FN(max_pool_spread),
     .max_pool_argmax_row = FN(max_pool_argmax_row),
     .avg_pool_row = FN(avg_pool_row),
     .avg_pool_grad_row = FN(avg_pool_grad_row),

@@ -212,6 +212,81 @@ static void FN(max_pool_gather)(void *dx, fc_index step, const void *dy, const u
     FN(gather_pixels)(h, w, 0, dx, step * c, dy, where, y_row, c, m, n, tap, tap_row, tap_pixel, stream);
 }
 
+/* One vector of a window's gradient, into all of its pixels. */
+FC_INLINE void FN(spread_vector)(T *dx, const T *x, const T *dy, fc_index x_row, fc_index x_pixel, fc_index h, fc_index w,
+                                 int stream, fc_index lanes)
+{
+    truth ordered;
+    tags number;
+    FN(window_max)(&ordered, &number, 1, x, x_row, x_pixel, h, w, 0, w, lanes);
+    if (!FN(all)(ordered)) {
+        T maxima[VL];
+        uint8_t where[VL] = {0};
+        FN(pool_nans)(maxima, where, x, x_row, x_pixel, h, w, 0, w, lanes < VL ? lanes : VL);
+        number = FN(load_tags)(where, VL);
+    }
+    const vec gradient = FN(load_lanes)(dy, lanes);
+#pragma GCC unroll 2
+    for (fc_index r = 0; r < h; r++)
+#pragma GCC unroll 2
+        for (fc_index q = 0; q < w; q++) {
+            const vec v = FN(choose)(FN(equal_tags)(number, FN(splat_tags)(r * w + q)), gradient, (vec){0});
+            T *to = dx + r * x_row + q * x_pixel;
+            if (stream)
+                FN(stream)(to, v);
+            else {
+                if (lanes >= VL)
+                    FN(claim)(to);
+                FN(store_lanes)(to, v, lanes);
+            }
+        }
+}
+
+FC_INLINE void FN(spread_windows)(T *dx, const T *x, const T *dy, fc_index x_row, fc_index h, fc_index w, fc_index m, fc_index c,
+                                  fc_index ahead, int stream)
+{
+    stream = stream && ((uintptr_t)dx | x_row * sizeof(T) | c * sizeof(T)) % FC_VECTOR_BYTES == 0;
+    for (fc_index i = 0; i < m; i++, dx += w * c, x += w * c, dy += c) {
+        fc_index ch = 0;
+        for (; ch + VL <= c; ch += VL) {
+            if (ch * (fc_index)sizeof(T) % 64 == 0)
+                FN(ask)(x + ch, x_row, c, h, w * c, ahead);
+            FN(spread_vector)(dx + ch, x + ch, dy + ch, x_row, c, h, w, stream, VL);
+        }
+        if (ch == c)
+            continue;
+        ch = c < VL ? 0 : c - VL;
+        FN(spread_vector)(dx + ch, x + ch, dy + ch, x_row, c, h, w, 0, c);
+    }
+    if (stream)
+        FN(end_of_stream)();
+}
+
+/* Functions of their own, as above: windows of 2x2, and what borders leave of them. */
+#define FC_SPREADS(X) X(1, 2) X(2, 1) X(2, 2)
+#define FC_SPREAD(h, w)                                                                                                      \
+    static FC_NOINLINE void FN(spread_##h##x##w)(T *dx, const T *x, const T *dy, fc_index x_row, fc_index m, fc_index c,     \
+                                                 fc_index ahead, int stream)                                                 \
+    {                                                                                                                        \
+        FN(spread_windows)(dx, x, dy, x_row, h, w, m, c, ahead, stream);                                                     \
+    }
+FC_SPREADS(FC_SPREAD)
+#undef FC_SPREAD
+
+static void FN(max_pool_spread)(void *dx, const void *x, const void *dy, fc_index x_row, fc_index h, fc_index w, fc_index m,
+                                fc_index c, fc_index ahead, int stream)
+{
+#define FC_CASE(rows, columns)                                                                                               \
+    if (h == rows && w == columns) {                                                                                         \
+        FN(spread_##rows##x##columns)(dx, x, dy, x_row, m, c, ahead, stream);                                                \
+        return;                                                                                                              \
+    }
+    FC_SPREADS(FC_CASE)
+#undef FC_CASE
+#undef FC_SPREADS
+    FN(spread_windows)(dx, x, dy, x_row, h, w, m, c, ahead, stream);
+}
+
 static void FN(max_pool_argmax_row)(void *y_, int64_t *argmax, const void *x_, fc_index x_row, fc_index h, fc_index w,
                                     const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c)
 {

@@ -277,7 +277,7 @@ def test_the_figure_of_residuals(example):
     assert drawn == list(errors.values())
     labels = [text.get_text() for axes in figure.axes for text in axes.get_legend().texts]
     assert labels == [
-        f"{name}: {value}% at the end"
+        f"{name}: {value:.2f}% at the end"
         for name, value in (("plain-20", 3.0), ("plain-56", 8.0), ("ResNet-20", 2.0), ("ResNet-56", 1.0))
     ]
 

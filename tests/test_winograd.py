@@ -186,6 +186,7 @@ def test_float32_error_on_the_networks_layers(name, algorithm):
         LAYERS["MNIST 3"],
         (2, 7, 7, 130, 200, 3),
         (1, 29, 27, 1500, 40, 3),
+        (1, 61, 66, 300, 200, 3),
         (5, 13, 13, 16, 40, 3),
         (1, 4, 4, 3, 70, 3),
     ],
@@ -193,7 +194,8 @@ def test_float32_error_on_the_networks_layers(name, algorithm):
 )
 def test_same_bits_for_any_number_of_threads(layer, eager_threads):
     """How tiles and panels are cut into tasks depends on their number; the second layer's tasks transform
-    filters of their own, and those of the third if its panels are enough for the threads."""
+    filters of their own, and those of the third and fourth if there are panels enough for the threads: the
+    fourth's then for two blocks of tiles, one after the other."""
     x, filters, dy = arrays(*layer, np.float32)
 
     def bits(threads):

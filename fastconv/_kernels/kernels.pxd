@@ -65,6 +65,8 @@ cdef extern from "fastconv.h" nogil:
         void (*max_pool_gather)(void *dx, fc_index step, const void *dy, const uint8_t *where, fc_index y_row, fc_index h,
                                 fc_index w, fc_index m, fc_index c, fc_index tap, fc_index tap_row,
                                 fc_index tap_pixel, int fresh, int stream) noexcept nogil
+        void (*max_pool_spread)(void *dx, const void *x, const void *dy, fc_index x_row, fc_index h, fc_index w, fc_index m,
+                                fc_index c, fc_index ahead, int stream) noexcept nogil
         void (*max_pool_argmax_row)(void *y, int64_t *argmax, const void *x, fc_index x_row, fc_index h, fc_index w,
                                     const fc_index *lo, const fc_index *hi, fc_index ow, fc_index c) noexcept nogil
         void (*avg_pool_row)(void *y, const void *x, fc_index x_row, fc_index h, const fc_index *lo, const fc_index *hi,

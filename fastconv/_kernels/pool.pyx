@@ -1,7 +1,8 @@
 """Pooling's drivers: rows shared out among the threads, of the result or of the gradient that gathers; an average's gradient by
 images and channels.
 
-A max pool's gradient finds the windows' maxima anew if nobody has kept their taps: a byte for each, which the gathering reads.
+A max pool's gradient finds the windows' maxima anew if nobody has kept their taps: a byte for each, which the gathering reads. Of
+windows side by side each writes its own pixels at once.
 
 An average's adds window by window and meets the same pixel from several rows, so a thread owns a whole image, or some of its
 channels: no two threads meet, and the order of the sums does not depend on their number.
@@ -108,13 +109,18 @@ cdef void pool_row(const void *any_job, fc_index task, int thread) noexcept nogi
         max_row(job, y, job.where + task * job.ow * job.c if job.where != NULL else NULL, x, oh)
 
 
+cdef fc_index run_of_windows(const Job *job, fc_index ow) noexcept nogil:
+    """How many from this one on lie within the image's width; those that it clips are taken one by one."""
+    cdef fc_index whole = min((job.w + job.beside - job.kw) // job.sw + 1, job.ow)
+    return max(whole - ow, 1) if ow * job.sw >= job.beside else 1
+
+
 cdef void max_row(const Job *job, char *y, uint8_t *where, const char *x, fc_index oh) noexcept nogil:
-    """Windows that the image clips one by one, those between them in one run."""
-    cdef fc_index ow = 0, m, left, whole = min((job.w + job.beside - job.kw) // job.sw + 1, job.ow)
+    cdef fc_index ow = 0, m, left
     cdef fc_index first = (job.top[oh] - oh * job.sh + job.above) * job.kw  # tap of the row's first one
     while ow < job.ow:
         left = ow * job.sw - job.beside
-        m = max(whole - ow, 1) if left >= 0 else 1
+        m = run_of_windows(job, ow)
         job.fc.max_pool(y + ow * job.c * job.size, where + ow * job.c if where != NULL else NULL,
                         x + job.left[ow] * job.c * job.size, job.w * job.c, job.bottom[oh] - job.top[oh],
                         job.right[ow] - job.left[ow], job.sw, m, job.c, first + job.left[ow] - left, job.kw,
@@ -126,6 +132,26 @@ cdef void find_row(const void *any_job, fc_index task, int thread) noexcept nogi
     """The bytes of one row of results."""
     cdef const Job *job = <const Job *>any_job
     max_row(job, job.row + thread * job.row_bytes, job.where + task * job.ow * job.c, window_row(job, task), task % job.oh)
+
+
+cdef inline bint streams(const Job *job) noexcept nogil:
+    return job.n * job.h * job.w * job.c * job.size > STREAM_BYTES
+
+
+cdef void spread_row(const void *any_job, fc_index task, int thread) noexcept nogil:
+    """The rows of dx under one row of windows; behind the last one also those below."""
+    cdef const Job *job = <const Job *>any_job
+    cdef fc_index oh = task % job.oh, ow = 0, m, row = job.w * job.c
+    cdef char *dx = job.dx + (task // job.oh * job.h + job.top[oh]) * row * job.size
+    cdef const char *x = window_row(job, task)
+    while ow < job.ow:
+        m = run_of_windows(job, ow)
+        job.fc.max_pool_spread(dx + job.left[ow] * job.c * job.size, x + job.left[ow] * job.c * job.size,
+                               job.dy + (task * job.ow + ow) * job.c * job.size, row, job.bottom[oh] - job.top[oh],
+                               job.right[ow] - job.left[ow], m, job.c, job.sh, streams(job))
+        ow += m
+    if oh == job.oh - 1:
+        memset(dx + (job.bottom[oh] - job.top[oh]) * row * job.size, 0, (job.h - job.bottom[oh]) * row * job.size)
 
 
 cdef void argmax_row(const Job *job, char *y, int64_t *argmax, const char *x, fc_index oh) noexcept nogil:
@@ -163,7 +189,7 @@ cdef fc_index gather_pixels(const Job *job, char *dx, const char *dy, const uint
         m = min(job.ow - last, (job.w - 1 - q) // job.sw + 1)
     job.fc.max_pool_gather(dx, job.sw, dy + left * job.c * job.size, where + left * job.c, job.ow * job.c, rows,
                            max(min(last + 1, job.ow) - left, 0), m, job.c, tap + at - left * job.sw, job.sh * job.kw, job.sw,
-                           job.fresh, job.n * job.h * job.w * job.c * job.size > STREAM_BYTES)
+                           job.fresh, streams(job))
     return m
 
 
@@ -204,11 +230,15 @@ cdef int run(Job *job, compute_task compute, fc_index count, fc_index size, vert
 
 
 cdef int run_max_grad(Job *job, fc_index size, vertical, horizontal, int num_threads) except -1:
-    """Nobody asks for the maxima themselves: a thread writes each row of them over the one before."""
+    """Where windows overlap, their maxima's bytes first.  Nobody asks for the maxima themselves: a thread writes each row of them
+    over the one before."""
     cdef fc_index row
     cdef Block block
     try:
         plan(job, size, vertical, horizontal)
+        if job.fresh:
+            share(job, spread_row, job.n * job.oh, num_threads)
+            return 0
         row = job.ow * job.c
         job.row_bytes = whole_lines(row * size)
         block = scratch(num_threads * job.row_bytes + job.n * job.oh * row)

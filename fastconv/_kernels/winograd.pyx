@@ -274,6 +274,29 @@ cdef int plan(Job *job, fc_index size, fc_index k, bytes vertical, bytes horizon
     return 0
 
 
+cdef void share_tiles(Job *job, fc_index tasks, fc_index most, int num_threads) noexcept nogil:
+    """The plan for tasks that share V, of `most` tiles at a time."""
+    job.block = ceil_div(job.tiles, ceil_div(job.tiles, most))
+    job.blocks = ceil_div(job.tiles, job.block)
+    job.groups = even_groups(job.panels.count, tasks, num_threads)
+    job.together = min(job.together, panels_within(job, OWN_S_BYTES // (job.points * job.block)))
+    job.abreast = job.together
+
+
+cdef void share_filters(Job *job, fc_index tasks, int num_threads) noexcept nogil:
+    """The plan for tasks that share U.  Panels are shared out before tiles: each block reads all of its panels' U."""
+    job.block = min(TILES, ceil_div(job.tiles, ceil_div(tasks, job.panels.count)))
+    job.blocks = ceil_div(job.tiles, job.block)
+    if job.blocks > num_threads:  # as many for each thread, or nearly
+        job.blocks = ceil_div(job.blocks, num_threads) * num_threads
+    job.block = ceil_div(job.tiles, job.blocks)
+    job.blocks = ceil_div(job.tiles, job.block)
+    job.groups = min(job.panels.count, ceil_div(tasks, job.blocks))
+    job.abreast = min(panels_within(job, GROUP_BYTES), ceil_div(job.panels.count, job.groups))
+    job.bundles = ceil_div(job.panels.count, job.abreast)
+    job.groups = min(job.groups, job.bundles)
+
+
 cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
     """A tile's sums do not depend on who computes it beside which others: so its block may depend on the number of threads."""
     cdef fc_index tasks = TASKS * num_threads if num_threads > 1 else 1, u_bytes, most
@@ -287,28 +310,13 @@ cdef void plan_correlate(Job *job, int num_threads) noexcept nogil:
         job.own_u = job.tiles <= FEW_TILES and u_bytes > OWN_U_BYTES
     else:
         job.own_u = u_bytes > (OWN_U_BYTES if job.tiles <= most else FAR_U_BYTES)
-    if job.own_u:
-        job.block = ceil_div(job.tiles, ceil_div(job.tiles, most))
-        job.blocks = ceil_div(job.tiles, job.block)
-        job.groups = even_groups(job.panels.count, tasks, num_threads)
-    else:  # share out the panels before the tiles: each block reads all of its panels' U
-        job.block = min(TILES, ceil_div(job.tiles, ceil_div(tasks, job.panels.count)))
-        job.blocks = ceil_div(job.tiles, job.block)
-        if job.blocks > num_threads:  # as many for each thread, or nearly
-            job.blocks = ceil_div(job.blocks, num_threads) * num_threads
-        job.block = ceil_div(job.tiles, job.blocks)
-        job.blocks = ceil_div(job.tiles, job.block)
     job.together, job.filter_rows = panels_within(job, ROW_BYTES), FILTER_ROWS
     if job.transposed:
         job.together, job.filter_rows = 1, ROW_BYTES // job.size
     if job.own_u:
-        job.together = min(job.together, panels_within(job, OWN_S_BYTES // (job.points * job.block)))
-        job.abreast = job.together
+        share_tiles(job, tasks, most, num_threads)
     else:
-        job.groups = min(job.panels.count, ceil_div(tasks, job.blocks))
-        job.abreast = min(panels_within(job, GROUP_BYTES), ceil_div(job.panels.count, job.groups))
-        job.bundles = ceil_div(job.panels.count, job.abreast)
-        job.groups = min(job.groups, job.bundles)
+        share_filters(job, tasks, num_threads)
     job.s_width = job.abreast * job.width
 
 
