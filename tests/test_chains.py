@@ -77,6 +77,7 @@ CASES = {
     "odd size, 5x5": (9, (13, 11, 9), {"filters": 10, "kernel_size": 5, "padding": "same"}),
     "valid": (3, (13, 12, 5), {"filters": 70, "kernel_size": 3}),
     "dilated": (2, (15, 18, 4), {"filters": 6, "kernel_size": 3, "dilation_rate": 2, "padding": "same"}),
+    "large filter": (7, (8, 9, 5), {"filters": 20, "kernel_size": 7, "padding": "same"}),
     "1x1": (3, (9, 10, 20), {"filters": 130, "kernel_size": 1}),
     "one filter": (3, (9, 10, 20), {"filters": 1, "kernel_size": 3}),
     "one row, one column": (3, (1, 1, 3), {"filters": 4, "kernel_size": 3, "padding": "same"}),

@@ -217,6 +217,11 @@ SHAPES = {
     "one image, many filters": ((1, 13, 15, 20), (1, 1, 20, 270), 1, "SAME", 1),
     "one image, many filters, strided": ((1, 27, 25, 6), (3, 3, 6, 260), 2, "SAME", 1),
     "one image, large filters": ((1, 13, 15, 1300), (1, 1, 1300, 410), 1, "VALID", 1),
+    # Rows of taps that see border alone are left out: some of most rows', or all behind much padding.
+    "border of an input gradient": ((23, 14, 14, 6), (5, 5, 6, 16), 1, "VALID", 1),
+    "border of a dilated filter": ((3, 9, 11, 20), (3, 3, 20, 37), 1, "SAME", (3, 1)),
+    "border of a large filter": ((7, 10, 13, 5), (7, 7, 5, 20), (2, 1), "SAME", 1),
+    "rows that see border alone": ((2, 4, 9, 2), (2, 2, 2, 9), 1, [[0, 0], [7, 9], [3, 3], [0, 0]], 1),
     "pixels end to end": ((3, 17, 19, 70), (1, 1, 70, 40), 1, "VALID", 1),
 }
 
