@@ -34,15 +34,17 @@ FC_INLINE void philox_vectors(uint32_t *bits, uint64_t block, uint64_t seed)
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
+    /* Two words at a time: as single ones they made dropout take 1.4 times as long (Zen 4). */
 #pragma GCC unroll 2
-    for (int i = 0; i < PHILOX_VECTORS; i++)
+    for (int i = 0; i < PHILOX_VECTORS; i++) {
+        const lanes64 first = (c0[i] & splat64(0xFFFFFFFFu)) | c1[i] << 32, last = (c2[i] & splat64(0xFFFFFFFFu)) | c3[i] << 32;
+        uint64_t pairs[2 * PHILOX_LANES]; /* (little-endian) */
         for (int j = 0; j < PHILOX_LANES; j++) {
-            uint32_t *four = bits + 4 * (i * PHILOX_LANES + j);
-            four[0] = (uint32_t)c0[i][j];
-            four[1] = (uint32_t)c1[i][j];
-            four[2] = (uint32_t)c2[i][j];
-            four[3] = (uint32_t)c3[i][j];
+            pairs[2 * j] = first[j];
+            pairs[2 * j + 1] = last[j];
         }
+        memcpy(bits + 4 * i * PHILOX_LANES, pairs, sizeof(pairs));
+    }
 }
 
 /* bits[4 * i + word] for the counters block + i, i < PHILOX_BLOCKS. */
