@@ -67,7 +67,8 @@ def conv2d(
 
     Args:
         input: [N, H, W, C].
-        filters: [filter height, filter width, C / groups, K].
+        filters: [filter height, filter width, C / groups, K]. One that is not finite may make NaN, or not,
+            of results whose windows reach over the border.
         strides: int, (h, w) or (1, h, w, 1).
         padding: "SAME" (output ceil(H / stride), zeros around, the odd one below and right), "VALID" (none),
         in any case; or

@@ -388,7 +388,7 @@ def split(
 ) -> list[NDArray]:
     """[..., C1 + C2 + ...] -> [..., C1], [..., C2], ...; sizes, or the number of equal ones."""
     (x,) = _as_floats(value)
-    if isinstance(num_or_size_splits, Sequence):
+    if np.ndim(num_or_size_splits):
         return np.split(x, np.cumsum(num_or_size_splits)[:-1], axis)
     return np.split(x, num_or_size_splits, axis)
 

@@ -169,7 +169,7 @@ typedef struct fc_kernels {
      *
      *     dx[r * x_row + (i * w + q) * c + ch]  =  dy[i][ch]  at the first maximum of window i, or the first NaN, else 0
      *
-     * OUT dx, laid out as x; IN x, dy[m][c]. */
+     * ahead and stream: as for max_pool and max_pool_gather.  OUT dx, laid out as x; IN x, dy[m][c]. */
     void (*max_pool_spread)(void *dx, const void *x, const void *dy, fc_index x_row, fc_index h, fc_index w, fc_index m,
                             fc_index c, fc_index ahead, int stream);
 

@@ -265,9 +265,10 @@ cdef int plan(Job *job, fc_index size, fc_index k, bytes vertical, bytes horizon
     job.v, job.u = read_axis(vertical), read_axis(horizontal)
     job.tv, job.tu = cut_tiles(job.v.count, job.v.taps, job.v.step), cut_tiles(job.u.count, job.u.taps, job.u.step)
     job.c = job.tv.phases * job.tu.phases * job.x.c
-    # A tile sees pixels that no window holds.  They cancel out, but for their rounding, and a NaN does not.
-    job.x.end_h = min(job.x.h, job.v.origin + (job.v.count - 1) * job.v.step + job.v.extent)
-    job.x.end_w = min(job.x.w, job.u.origin + (job.u.count - 1) * job.u.step + job.u.extent)
+    # A tile sees pixels that no window holds.  They cancel out, but for their rounding, and a NaN does not.  (Windows may all lie
+    # before the image.)
+    job.x.end_h = max(0, min(job.x.h, job.v.origin + (job.v.count - 1) * job.v.step + job.v.extent))
+    job.x.end_w = max(0, min(job.x.w, job.u.origin + (job.u.count - 1) * job.u.step + job.u.extent))
     job.tiles, job.points = job.x.n * job.tv.tiles * job.tu.tiles, job.tv.points * job.tu.points
     job.panels = cut_panels(job.fc, job.k)
     job.width = ceil_div(job.panels.vectors, job.panels.count) * job.fc.vl
