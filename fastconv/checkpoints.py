@@ -84,8 +84,10 @@ def load(path: str | os.PathLike[str], into: Mapping[str, np.ndarray]) -> None:
     if problems:
         lines = "\n".join(f"- {problem}" for problem in problems)
         raise ValueError(f"{os.fspath(path)!r} (saved by {model}) does not fit this model:\n{lines}")
+    # All are cast before the first is written: a cast may raise, with warnings as errors.
+    cast = {name: entries[name].astype(array.dtype, copy=False) for name, array in into.items()}
     for name, array in into.items():
-        array[...] = entries[name]
+        array[...] = cast[name]
 
 
 def _format(path: str | os.PathLike[str]) -> tuple[Callable[..., None], Callable[..., tuple[str, Entries]]]:

@@ -61,12 +61,14 @@ class _Match:
 
 def load_torch_state_dict(net: Sequential, state: Mapping[str, Any], names: Sequence[str] = ()) -> None:
     """Copy a PyTorch state_dict into the net; ValueError, and no change, unless all of it fits."""
-    _copy(net, from_torch(net, state, names))
+    arrays = from_torch(net, state, names)
+    net.set_weights([arrays[path] for path in net.weights])
 
 
 def load_keras_weights(net: Sequential, weights: Sequence[Any]) -> None:
     """Copy what Keras' get_weights() returned into the net; ValueError, and no change, unless all fits."""
-    _copy(net, from_keras(net, weights))
+    arrays = from_keras(net, weights)
+    net.set_weights([arrays[path] for path in net.weights])
 
 
 def from_torch(net: Sequential, state: Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, np.ndarray]:
@@ -107,11 +109,6 @@ def from_keras(net: Sequential, weights: Sequence[Any]) -> dict[str, np.ndarray]
     problems += [f"weights[{i}] is left over" for i in range(len(net.weights), len(weights))]
     _refuse("weights do not fit this model:", problems)
     return arrays
-
-
-def _copy(net: Sequential, arrays: Mapping[str, np.ndarray]) -> None:
-    for path, view in net.weights.items():
-        view[...] = arrays[path]
 
 
 def _modules(state: Mapping[str, Any]) -> Modules:

@@ -88,18 +88,11 @@ class Adam:
             self._m, self._v = np.zeros_like(parameters), np.zeros_like(parameters)
         t = self.iterations + 1
         rate = learning_rate * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
+        n = threads.resolve(None, parameters.size * nn.PASS)
+        self.iterations = t  # an interrupt during the step is raised behind it
         elementwise.adam(
-            parameters,
-            gradients,
-            self._m,
-            self._v,
-            rate,
-            self.beta_1,
-            self.beta_2,
-            self.epsilon,
-            threads.resolve(None, parameters.size * nn.PASS),
+            parameters, gradients, self._m, self._v, rate, self.beta_1, self.beta_2, self.epsilon, n
         )
-        self.iterations = t
 
 
 class SGD:
@@ -124,15 +117,9 @@ class SGD:
         learning_rate = _rate(self.learning_rate, self.iterations)
         if self._velocity is None:
             self._velocity = np.zeros_like(parameters)
-        elementwise.sgd(
-            parameters,
-            gradients,
-            self._velocity,
-            learning_rate,
-            self.momentum,
-            threads.resolve(None, parameters.size * nn.PASS),
-        )
-        self.iterations += 1
+        n = threads.resolve(None, parameters.size * nn.PASS)
+        self.iterations += 1  # as above
+        elementwise.sgd(parameters, gradients, self._velocity, learning_rate, self.momentum, n)
 
 
 def _checked_rate(learning_rate: LearningRate) -> LearningRate:

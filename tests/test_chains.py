@@ -607,6 +607,17 @@ def test_chains_follow_their_layers():
     np.testing.assert_array_equal(net(x)[0], pool(conv(x)[0])[0])
 
 
+@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+def test_a_chain_ends_where_its_convolution_takes_strides(algorithm):
+    x = images(2, (20, 20, 9))
+    conv, pool = Conv2D(4, 3, padding="same", activation="relu"), MaxPooling2D(2)
+    net = Sequential([conv, pool], input_shape=(20, 20, 9), seed=1)
+    with fastconv.algorithm(algorithm):
+        net(x)
+        conv.strides = (2, 2)
+        np.testing.assert_array_equal(net(x)[0], pool(conv(x)[0])[0])
+
+
 def test_residuals_follow_their_branch():
     x = images(2, (8, 8, 4))
     branch = [Conv2D(4, 3, padding="same"), BatchNormalization(), ReLU(), Conv2D(4, 1), BatchNormalization()]

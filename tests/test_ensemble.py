@@ -31,6 +31,7 @@ from fastconv.training import Classifier
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "ensemble_mnist.py"
 CLASSES = 3
+SPAWN = multiprocessing.get_context("spawn")
 
 
 def data(n=40):
@@ -181,6 +182,18 @@ def test_members_are_the_same_bits_wherever_they_are_trained(executor):
             assert [len(n) for n in numbers] == [epochs] * 3
     assert [model.net for model in ensemble.models] == nets  # whoever holds a net holds the trained one
     assert ensemble.train(X, Y)[0].tolist() == expected.train(X, Y)[0].tolist()
+
+
+@pytest.mark.parametrize(
+    "pool", [ThreadPoolExecutor, functools.partial(ProcessPoolExecutor, mp_context=SPAWN)]
+)
+def test_members_are_trained_by_the_callers_algorithm(pool):
+    ensemble, expected = Ensemble(tiny, 2), Ensemble(tiny, 2)
+    with pool(2) as executor, fastconv.algorithm("winograd"):
+        ensemble.fit(X, Y, 1, 7, verbose=0, executor=executor)
+        expected.fit(X, Y, 1, 7, verbose=0)
+    assert states(ensemble) == states(expected)
+    assert states(ensemble)[0] != alone(0, 1)  # which chooses
 
 
 def test_in_turns_each_member_is_trained_as_alone():
@@ -365,6 +378,14 @@ def test_what_cannot_be_pickled_is_named():
     with in_processes("spawn") as pool, pytest.raises(RuntimeError, match=r"member 1 .*: .*pickle.*lambda"):
         ensemble.fit(X, Y, 1, 7, executor=pool)
     assert states(ensemble) == [alone(0, 1), before]
+
+
+def test_what_cannot_be_copied_is_named():
+    ensemble = Ensemble([tiny(0), tiny(1), tiny(2)])
+    ensemble.models[1].optimizer.lock = threading.Lock()
+    with ThreadPoolExecutor(2) as pool, pytest.raises(RuntimeError, match=r"1 of 3 .*\nmember 1 .*: .*lock"):
+        ensemble.fit(X, Y, 1, 7, executor=pool)
+    assert [states(ensemble)[i] for i in (0, 2)] == [alone(0, 1), alone(2, 1)]
 
 
 def test_an_executor_that_takes_no_jobs():

@@ -340,6 +340,32 @@ def test_all_that_is_wrong_with_keras_weights_is_listed():
     )
 
 
+def test_weights_may_be_the_models_own():
+    """Each other's views: all are read before the first is written."""
+    model = classifier([Dense(3, use_bias=False), Dense(3, use_bias=False)], (3,))
+    first, second = (weights.copy() for weights in model.net.get_weights())
+    model.load_keras_weights(list(model.net.weights.values())[::-1])
+    np.testing.assert_array_equal(model.net.get_weights(), [second, first])
+    model.load_torch_state_dict(
+        {f"{i}.weight": w.T for i, w in enumerate([*model.net.weights.values()][::-1])}
+    )
+    np.testing.assert_array_equal(model.net.get_weights(), [first, second])
+
+
+@pytest.mark.parametrize("source", ["keras", "file"])
+def test_a_cast_that_raises_changes_nothing(source, tmp_path):
+    model, other = classifier(), classifier(dtype=np.float64)
+    other.net.weights["d/bias"][-1] = 1e39  # the last but the statistics
+    before = model.net.parameters.copy()
+    other.save(tmp_path / "large.npz")
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+        if source == "keras":
+            model.load_keras_weights(other.net.get_weights())
+        else:
+            model.load(tmp_path / "large.npz")
+    np.testing.assert_array_equal(model.net.parameters, before)
+
+
 def test_other_types():
     for state, kind in ((keras_weights(), "list"), ({1: np.ones(1)}, "dict"), ("x.pt", "'x.pt'")):
         check_refused(

@@ -10,6 +10,7 @@ import tolerances
 from tolerances import assert_close
 
 from fastconv import losses, optimizers
+from fastconv._kernels import elementwise
 
 LOSS_STEP = 1e-6  # of central differences in float64
 
@@ -219,6 +220,25 @@ def test_arrays_are_checked(kind, parameters, gradients, message):
         optimizer.step(parameters, gradients)
     assert np.array_equal(parameters, before)
     optimizer.step(np.ones(3), np.ones(3))  # the failed call left no state
+
+
+@pytest.mark.parametrize("kind", [optimizers.Adam, optimizers.SGD])
+def test_an_interrupt_during_a_step_is_behind_it(kind, monkeypatch):
+    kernel = getattr(elementwise, kind.__name__.lower())
+
+    def interrupted(*arguments):
+        kernel(*arguments)
+        raise KeyboardInterrupt
+
+    optimizer, expected = kind(0.1), kind(0.1)
+    p, q, g = np.ones(5, np.float32), np.ones(5, np.float32), np.linspace(1, 2, 5, dtype=np.float32)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(elementwise, kind.__name__.lower(), interrupted)
+        optimizer.step(p, g)
+    optimizer.step(p, g)
+    for _ in range(2):
+        expected.step(q, g)
+    assert optimizer.iterations == 2 and p.tobytes() == q.tobytes()
 
 
 def test_read_only_parameters_are_refused():

@@ -65,7 +65,7 @@ class Conv2D(_Convolving):
     fastconv.initializers.
     """
 
-    chained_by = ("activation", "groups", "kernel_size")
+    chained_by = ("activation", "groups", "kernel_size", "strides")
 
     def __init__(
         self,

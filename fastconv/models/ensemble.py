@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from fastconv import _algorithms, checkpoints, losses, threads
 from fastconv import _arguments as arguments
-from fastconv import checkpoints, losses, threads
 from fastconv.training import Classifier, History, Optimizer
 
 
@@ -112,7 +112,7 @@ class Ensemble:
         }
         if executor is None:
             return self._fit_in_turns(x, y, epochs, verbose, options)
-        histories = self._fit_side_by_side(executor, (share, x, y, epochs, options))
+        histories = self._fit_side_by_side(executor, (share, _algorithms.current(), x, y, epochs, options))
         if verbose:
             for epoch in range(1, epochs + 1):
                 print(_epoch_line(epoch, histories), flush=True)
@@ -202,15 +202,20 @@ class Ensemble:
         return histories
 
     def _fit_side_by_side(self, executor: Any, job: tuple[Any, ...]) -> list[History]:
-        copies = [copy.deepcopy(model) for model in self.models]
+        copies: dict[int, Classifier] = {}
         histories = [History() for _ in self.models]
         failures: dict[int, Exception] = {}
         futures: list[Any] = []
+        for i, model in enumerate(self.models):
+            try:
+                copies[i] = copy.deepcopy(model)
+            except Exception as error:  # its optimizer holds an open file, say
+                failures[i] = error
         try:
-            members, job = _placed(executor, copies, job)
+            members, job = _placed(executor, list(copies.values()), job)
             for member in members:
                 futures.append(_submit(executor, _fit_copy, member, *job))
-            for i, future in enumerate(futures):
+            for i, future in zip(copies, futures, strict=True):
                 try:
                     trained = future.result()
                 except Exception as error:
@@ -221,7 +226,7 @@ class Ensemble:
         except BaseException:  # an interrupt: nobody will ask for the rest
             for future in futures:
                 future.cancel()
-            for member in copies:
+            for member in copies.values():
                 member.optimizer = _Stop()
             raise
         self._raise(failures)
@@ -232,7 +237,7 @@ class Ensemble:
             return
         lines = [
             f"member {i} ({self.models[i].name}): {type(error).__name__}: {error}"
-            for i, error in failures.items()
+            for i, error in sorted(failures.items())
         ]
         title = f"{len(failures)} of {len(self.models)} members failed:"
         raise RuntimeError("\n".join([title, *lines])) from next(iter(failures.values()))
@@ -276,10 +281,16 @@ class _Stop:
 
 
 def _fit_copy(
-    model: Classifier, share: int, x: np.ndarray, y: np.ndarray, epochs: int, options: dict[str, Any]
+    model: Classifier,
+    share: int,
+    algorithm: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    epochs: int,
+    options: dict[str, Any],
 ) -> _Trained:
-    """The job of an executor: train the model on a share of the threads."""
-    with threads.num_threads(min(share, threads.get_num_threads())):
+    """The job of an executor: train the model on a share of the threads, by the caller's algorithm."""
+    with threads.num_threads(min(share, threads.get_num_threads())), _algorithms.algorithm(algorithm):
         history = model.fit(x, y, epochs=epochs, **options)
     return _Trained(model.net.get_weights(), model.rng.bit_generator.state, model.optimizer, history)
 
@@ -291,7 +302,7 @@ def _placed(
 
     Dask takes jobs with equal arguments for one job. What is scattered without a hash equals nothing else.
     """
-    if not callable(getattr(executor, "scatter", None)):
+    if not members or not callable(getattr(executor, "scatter", None)):
         return members, job
     return executor.scatter(members, hash=False), executor.scatter(list(job), broadcast=True, hash=False)
 
