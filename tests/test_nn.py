@@ -593,7 +593,8 @@ def test_channels_are_joined_and_cut_as_the_twins_do(sizes, dtype):
         assert whole.dtype == dtype
         np.testing.assert_array_equal(whole, ref.concat(parts))
         pieces = nn.split(whole, sizes, axis=len(rest))
-        assert len(pieces) == len(ref.split(whole, np.array(sizes))) == len(parts)
+        for splits in (sizes, np.array(sizes)):
+            assert len(pieces) == len(ref.split(whole, splits)) == len(parts)
         for piece, expected in zip(pieces, parts, strict=True):
             assert piece.flags.c_contiguous
             np.testing.assert_array_equal(piece, expected)
