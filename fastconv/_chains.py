@@ -88,6 +88,32 @@ def only_reads(step: Any) -> bool:
     return isinstance(step, (ConvPool, ConvNorm, NormRelu))
 
 
+def sum_gradients(
+    layer: Any,
+    backward: Callable[..., np.ndarray | None],
+    dy: np.ndarray,
+    input_gradient: bool,
+    others: np.ndarray | None,
+) -> np.ndarray | None:
+    """The gradient of the input that a layer shares, added to that of the others (None: it is the first).
+
+    A convolution adds them to each result before it is written.
+    """
+    if not input_gradient or others is None:
+        return backward(dy, input_gradient=input_gradient)
+    if _begins_with_convolution(layer):
+        return backward(dy, side_input=others)
+    return nn.add(backward(dy), others)
+
+
+def _begins_with_convolution(step: Any) -> bool:
+    from fastconv.layers import Conv2D, Sequential  # which import this module
+
+    if type(step) is Sequential and step.rng is None:
+        return _begins_with_convolution(step.linked[0])
+    return type(step) in (Conv2D, ConvNorm)
+
+
 def _is_relu(layer: Layer) -> bool:
     from fastconv.layers import Activation, ReLU  # which import this module
 
@@ -207,8 +233,8 @@ class ConvNorm:
         z, backward_conv = self.conv(x, training)
         y, backward_norm = self.norm.normalize(z, training, activation=self.activation)
 
-        def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
-            return backward_conv(backward_norm(dy), input_gradient=input_gradient)
+        def backward(dy: np.ndarray, input_gradient: bool = True, **sums: np.ndarray) -> np.ndarray | None:
+            return backward_conv(backward_norm(dy), input_gradient=input_gradient, **sums)
 
         return y, backward
 
@@ -280,9 +306,8 @@ class ResidualRelu:
 
         def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
             dsum = nn.relu_grad(dy, y)
-            dx = backward_head(backward_norm(dsum), input_gradient=input_gradient)
             past_dx = backward_past(dsum, input_gradient=input_gradient)
-            return nn.add(dx, past_dx) if input_gradient else None
+            return sum_gradients(self.head, backward_head, backward_norm(dsum), input_gradient, past_dx)
 
         return y, backward
 

@@ -149,9 +149,11 @@ class Convolution:
         *,
         bias: NDArray | None = None,
         relu: bool = False,
+        side: NDArray | None = None,
         unpool: tuple[NDArray, float] | None = None,
     ) -> None:
-        """dx [N, H, W, C]; bias [C] and relu on top make it a transposed convolution."""
+        """dx [N, H, W, C]; bias [C] and relu on top make it a transposed convolution; side, as for
+        forward, is added."""
         this = self._passes.get("input_gradient") or self._pass("input_gradient")
         n = threads.resolve(num_threads, this.work)
         if not dx.size:
@@ -159,7 +161,10 @@ class Convolution:
         if this.dense:
             dx, filters = _as_pixels(dx), _as_one_tap(filters)
             bias = None if bias is None else np.tile(bias, dx.shape[3] // len(bias))
+            side = None if side is None else _as_pixels(side)
         more = self._pooled(unpool)
+        if side is not None:
+            more["side"] = side
         for correlate in this.calls:
             correlate(dx, dy, filters, bias, relu, this.sweeps, True, n, **more)
 

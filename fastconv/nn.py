@@ -117,6 +117,7 @@ def conv2d_backprop_input(
     data_format: str = "NHWC",
     *,
     groups: int = 1,
+    side_input: ArrayLike | None = None,
     algorithm: str | None = None,
     num_threads: int | None = None,
 ) -> NDArray:
@@ -127,20 +128,23 @@ def conv2d_backprop_input(
         filters: [filter height, filter width, C / groups, K].
         out_backprop: gradient of conv2d's result, [N, OH, OW, K].
         strides, padding, dilations, data_format, groups, algorithm, num_threads: as for conv2d.
+        side_input: [N, H, W, C], added to the result: what else the input's gradient is the sum of.
 
     Returns:
         [N, H, W, C].
     """
     arguments.nhwc(data_format)
     shape = arguments.sizes("input_sizes", input_sizes)
-    w, dy = arguments.arrays(filters=(filters, 4), out_backprop=(out_backprop, 4))
+    side = arguments.optional(side_input, 4)
+    w, dy, side = arguments.arrays(filters=(filters, 4), out_backprop=(out_backprop, 4), side_input=side)
     names, groups = ("input_sizes", "filters"), arguments.whole("groups", groups, 1)
     window = _convolution.window(strides, padding, dilations, algorithm)
     convolution = _convolution.plan(shape, w.shape, window, groups, names, "input_gradient")
     _check_gradient("out_backprop", dy, convolution.output_shape)
-    dx = memory.empty(shape, dy.dtype)
-    convolution.input_gradient(dx, w, dy, num_threads)
-    return dx
+    arguments.same_shape("side_input", side, shape, "that of the input")
+    dx, is_fused = memory.empty(shape, dy.dtype), groups == 1
+    convolution.input_gradient(dx, w, dy, num_threads, side=side if is_fused else None)
+    return dx if side is None or is_fused else add(dx, side, num_threads=num_threads)
 
 
 def conv2d_backprop_filter(

@@ -69,12 +69,16 @@ def conv2d_backprop_input(
     data_format: str = "NHWC",
     *,
     groups: int = 1,
+    side_input: ArrayLike | None = None,
     algorithm: str | None = None,
     num_threads: int | None = None,
 ) -> NDArray:
     """w [KH,KW,C,K], dy [N,OH,OW,K] -> dx [N,H,W,C]: every tap gives its share back to its pixel."""
-    w, dy = _as_floats(filters, out_backprop)
+    w, dy, side = _as_floats(filters, out_backprop, side_input)
     sizes = arguments.sizes("input_sizes", input_sizes)
+    if side is not None:
+        how = {"groups": groups, "algorithm": algorithm}
+        return side + conv2d_backprop_input(sizes, w, dy, strides, padding, dilations, **how)
     if groups > 1:
         how, part = (strides, padding, dilations), (*sizes[:3], sizes[3] // groups)
         parts = zip(_split(w, groups), _split(dy, groups), strict=True)

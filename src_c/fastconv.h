@@ -21,7 +21,6 @@ enum {
     FC_RELU = 16,      /* negative becomes 0, NaN stays */
     FC_FAR = 32,       /* y is not in the cache: ask for it before it is written */
     FC_AHEAD = 64,     /* nor is x, whose rows lie end to end: ask for the next tile's */
-    FC_NEXT = 128,     /* nor is what lies behind b, the next product's: ask for it */
 };
 
 /* Halves of the 6 rows of Winograd's points, which their transforms can take one at a time. */
@@ -46,6 +45,12 @@ static inline void fc_pause(void)
     __builtin_ia32_pause();
 #endif
 }
+
+/* Rows that are read next and lie in memory: `lines` cache lines of each, `step` elements from row to row. */
+typedef struct fc_next {
+    const void *rows;
+    fc_index step, lines;
+} fc_next;
 
 /* A rectangle of a window's taps, in elements.  Tap (a, b) lies at
  *     x_tap = first + x_row[a] + x_column[b] of the image,  w_tap = w_row[a] + w_column[b] of the filters. */
@@ -79,11 +84,12 @@ typedef struct fc_kernels {
      *     v    +--------+        v +-------------+--+
      *
      * OUT y; IN yrow[m], x, row[m], col[k], b[k][ldb], gain[n], bias[n], side[yrow[i] + j] (NULL without their flags; side may
-     * be y, without FC_ACCUMULATE).  k = 0 gives zeros (then the flags).
+     * be y, without FC_ACCUMULATE).  k = 0 gives zeros (then the flags).  next (or NULL): k rows that are asked for meanwhile, a line
+     * of each for each whole tile.
      */
     void (*gemm)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
                  fc_index k, const void *b, fc_index ldb, fc_index vectors, fc_index n, const void *gain, const void *bias,
-                 const void *side, int flags);
+                 const void *side, const fc_next *next, int flags);
 
     /* The same sum for few columns, n < vl, that would leave most lanes of gemm empty: here the lanes run along p.  Within each
      * `run` of p the table col rises by one, so x is read in whole vectors; b is transposed, b[j * k + p].

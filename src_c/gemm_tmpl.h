@@ -43,10 +43,12 @@ FC_NOINLINE static void FN(finish_tile)(T *y, const fc_index *yrow, const vec *s
 #define ADDRESSES 8
 #define MOST_UNEVEN 13
 
-/* acc += x b.  AHEAD: the rows after these are asked for one after the other (FC_AHEAD), or what lies behind b (FC_NEXT), some bytes
- * each time: all at once would be waited for. */
+/* acc += x b.  AHEAD: the rows after these are asked for one after the other (FC_AHEAD), or a line of each row of what is read next
+ * (NEXT), some bytes each time: all at once would be waited for. */
+#define NEXT 1
 FC_INLINE void FN(products)(vec acc[14][4], const T *x, const fc_index *row, const fc_index *col, fc_index k, const T *b,
-                            fc_index ldb, const int MR, const int NV, const int EVEN, const int AHEAD)
+                            fc_index ldb, const T *next, fc_index next_step, const int MR, const int NV, const int EVEN,
+                            const int AHEAD)
 {
     const fc_index step = EVEN ? row[1] - row[0] : 0;
     const T *xi[14];
@@ -58,10 +60,8 @@ FC_INLINE void FN(products)(vec acc[14][4], const T *x, const fc_index *row, con
         const fc_index at = col[p];
         if (AHEAD == FC_AHEAD)
             __builtin_prefetch(x + row[MR] + p * MR);
-        if (AHEAD == FC_NEXT)
-#pragma GCC unroll 4
-            for (int v = 0; v < NV; v += FC_LINE_BYTES / FC_VECTOR_BYTES)
-                __builtin_prefetch(b + k * ldb + v * VL);
+        if (AHEAD == NEXT)
+            __builtin_prefetch(next + p * next_step, 0, 2);
         vec bv[4];
 #pragma GCC unroll 4
         for (int v = 0; v < NV; v++)
@@ -80,9 +80,9 @@ FC_INLINE void FN(products)(vec acc[14][4], const T *x, const fc_index *row, con
 /* What all tiles of a product share. */
 typedef struct {
     T *y;
-    const T *x, *b, *gain, *bias, *side;
+    const T *x, *b, *gain, *bias, *side, *next;
     const fc_index *col;
-    fc_index k, ldb, n;
+    fc_index k, ldb, next_step, n;
     int flags;
 } FN(product);
 
@@ -108,9 +108,9 @@ FC_INLINE void FN(tile)(const FN(product) *of, const fc_index *yrow, const fc_in
                     __builtin_prefetch(of->side + yrow[i] + v * VL);
             }
     if (MR > ADDRESSES && even)
-        FN(products)(acc, of->x, row, of->col, of->k, of->b, of->ldb, MR, NV, 1, AHEAD);
+        FN(products)(acc, of->x, row, of->col, of->k, of->b, of->ldb, of->next, of->next_step, MR, NV, 1, AHEAD);
     else
-        FN(products)(acc, of->x, row, of->col, of->k, of->b, of->ldb, MR, NV, 0, AHEAD);
+        FN(products)(acc, of->x, row, of->col, of->k, of->b, of->ldb, of->next, of->next_step, MR, NV, 0, AHEAD);
 
     /* Whole vectors are finished in registers. */
     if (of->n >= NV * VL) {
@@ -183,7 +183,7 @@ static FN(tile_fn) *const FN(tiles)[FC_MAX_VECTORS + 1][15] = {FC_TILES(X)};
     {                                                                                                                        \
         FN(tile)(of, yrow, row, even, FC_WIDE_ROWS, FC_MAX_VECTORS, AHEAD);                                                  \
     }
-X(FC_AHEAD) X(FC_NEXT)
+X(FC_AHEAD) X(NEXT)
 #undef X
 
 /* How many of the first rows are at even distances. */
@@ -197,9 +197,12 @@ static fc_index FN(even_rows)(const fc_index *row, fc_index m)
 
 static void FN(gemm)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
                      fc_index k, const void *b, fc_index ldb, fc_index vectors, fc_index n, const void *gain, const void *bias,
-                     const void *side, int flags)
+                     const void *side, const fc_next *next, int flags)
 {
-    const FN(product) of = {y, x, b, gain, bias, side, col, k, ldb, n, flags};
+    FN(product) of = {y, x, b, gain, bias, side, NULL, col, k, ldb, 0, n, flags};
+    fc_index lines = 0; /* of the next rows that no tile has asked for yet */
+    if (next != NULL)
+        of.next = next->rows, of.next_step = next->step, lines = next->lines;
     const fc_index max_rows = fc_max_rows[vectors];
     fc_index run = 0; /* of rows at even distances, from i on */
     for (fc_index i = 0, rows; i < m; i += rows, run -= rows) {
@@ -212,10 +215,12 @@ static void FN(gemm)(void *y, const fc_index *yrow, const void *x, const fc_inde
         if (vectors == FC_MAX_VECTORS && rows == FC_WIDE_ROWS) {
             if ((flags & FC_AHEAD) && i + rows < m)
                 tile = FN(tile_FC_AHEAD);
-            if ((flags & FC_NEXT) && i == 0)
-                tile = FN(tile_FC_NEXT);
+            if (lines > 0)
+                tile = FN(tile_NEXT);
         }
         tile(&of, yrow + i, row + i, even);
+        if (lines-- > 0)
+            of.next += FC_LINE_BYTES / sizeof(T);
     }
 }
 
@@ -284,6 +289,7 @@ static void FN(dots)(void *y_, const fc_index *yrow, const void *x_, const fc_in
 #undef DOTS
 #undef ADDRESSES
 #undef MOST_UNEVEN
+#undef NEXT
 
 static void FN(pack)(void *b_, const void *w_, fc_index k, fc_index n, fc_index width, fc_index w_row, fc_index w_col)
 {

@@ -117,6 +117,36 @@ def test_residual_literal():
     assert backward(np.ones((1, 3))).tolist() == [[1, 1, 2 * 3]]
 
 
+class Apart(Sequential):
+    """A net that somebody derived: its gradient is added by whoever holds it."""
+
+    def __call__(self, x, training=False):
+        y, backward = super().__call__(x, training)
+        return y, lambda dy, input_gradient=True: backward(dy, input_gradient)
+
+
+@pytest.mark.parametrize("container", [Concatenate, lambda branches: Residual(*branches)])
+def test_branches_that_begin_with_convolutions_add_up_the_same_bits(container):
+    def branches(kind):
+        first = [Conv2D(4, 1, activation="relu"), Conv2D(6, 3, padding="same")]
+        return [
+            kind(first),
+            kind([Conv2D(6, 3, padding="same", use_bias=False), BatchNormalization(), ReLU()]),
+        ]
+
+    x, dy = images(2, 5, 6, 6), images(2, 5, 6, 12 if container is Concatenate else 6)
+    fused, apart = (
+        Sequential([container(branches(kind)), ReLU()], (5, 6, 6), dtype=np.float64)
+        for kind in (Sequential, Apart)
+    )
+    results = []
+    for net in (fused, apart):
+        y, backward = net(x, training=True)
+        results.append((y, backward(dy), net.gradients))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_the_shortcut_of_an_identity_is_not_written_to():
     x = images(2, 3)
     net = Sequential([Residual([Flatten(), Dropout(0.0)])], (3,), dtype=np.float64)

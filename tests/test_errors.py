@@ -39,6 +39,7 @@ RIGHT = {
         **WINDOW,
         "dilations": 1,
         "groups": 1,
+        "side_input": X,
     },
     "conv2d_backprop_filter": {
         "input": X,
@@ -193,6 +194,8 @@ MISFITS = [
     ("conv2d_backprop_input", "out_backprop", DY[:1], "(1, 3, 3, 4)"),
     ("conv2d_backprop_input", "out_backprop", DY[..., :3], "(2, 3, 3, 3)"),
     ("conv2d_backprop_input", "input_sizes", (2, 6, 5, 4), "(2, 6, 5, 4)"),
+    ("conv2d_backprop_input", "side_input", X[:1], "(1, 6, 5, 3)"),
+    ("conv2d_backprop_input", "side_input", X[0], "(6, 5, 3)"),
     ("conv2d_backprop_filter", "filter_sizes", (3, 3, 2, 4), "(3, 3, 2, 4)"),
     ("conv2d_backprop_filter", "filter_sizes", (3, 0, 3, 4), "(3, 0, 3, 4)"),
     ("conv2d_backprop_filter", "out_backprop", DY[:, :2], "(2, 2, 3, 4)"),

@@ -120,6 +120,35 @@ def check_convolution(x_shape, w_shape, dtype, strides=1, padding="SAME", dilati
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "groups"),
+    [
+        ((2, 7, 9, 40), (3, 3, 40, 70), 1),  # Winograd's, with stride 1
+        ((2, 7, 9, 40), (1, 1, 40, 70), 1),  # with stride 2 most pixels get nothing but the side input
+        ((1, 5, 6, 20), (5, 4, 20, 3), 1),
+        ((3, 6, 7, 2), (3, 3, 2, 30), 1),  # few channels: lanes along the window
+        ((4, 5, 5, 6), (5, 5, 6, 9), 1),  # with VALID padding a dense layer
+        ((1, 1, 1, 900), (1, 1, 900, 70), 1),
+        ((2, 6, 7, 12), (3, 3, 4, 15), 3),
+        ((2, 6, 7, 5), (3, 3, 1, 5), 5),  # depthwise
+    ],
+)
+def test_a_side_input_is_added_to_the_input_gradient(x_shape, w_shape, groups, strides, dtype):
+    w, side = normal(w_shape, dtype, 2), normal(x_shape, dtype, 3)
+    for padding in ("SAME", "VALID"):
+        how, more = (strides, padding), {"groups": groups}
+        dy = normal(nn.conv2d(side, w, *how, **more).shape, dtype, 4)
+        apart = nn.add(nn.conv2d_backprop_input(x_shape, w, dy, *how, **more), side)
+        kept = side.copy()
+        dx = nn.conv2d_backprop_input(x_shape, w, dy, *how, **more, side_input=side)
+        np.testing.assert_array_equal(dx, apart)
+        np.testing.assert_array_equal(side, kept)
+        twin = ref.conv2d_backprop_input(x_shape, w, dy, *how, **more, side_input=side)
+        assert_close(dx, twin, tolerances.PRODUCT_SUM)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("padding", ["SAME", "VALID", EXPLICIT], ids=["SAME", "VALID", "explicit"])
 def test_windows_against_the_twin(padding, dtype):
     kernels, strides, dilations = [(1, 1), (2, 3), (3, 3), (5, 4)], [1, 2, (3, 1), (2, 5)], [1, 2, (1, 3)]

@@ -4,7 +4,7 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uintptr_t
 from libc.string cimport memcpy, memset
 
-from fastconv._kernels.kernels cimport fc_index, fc_kernels
+from fastconv._kernels.kernels cimport fc_index, fc_kernels, fc_next
 
 cdef enum:
     AXIS_NUMBERS = 7  # of a Sweep's table, before its taps
@@ -70,6 +70,13 @@ cdef inline fc_index run_start(const Rows *rows, fc_index run, fc_index runs) no
 cdef inline fc_index whole_lines(fc_index n_bytes) noexcept nogil:
     """Rounded up to cache lines."""
     return ceil_div(n_bytes, 64) * 64
+
+
+cdef inline fc_next next_rows(const char *rows, fc_index step, fc_index n_bytes) noexcept nogil:
+    """What gemm asks for: so many bytes of rows `step` elements apart; 0 for nothing."""
+    cdef fc_next next
+    next.rows, next.step, next.lines = rows, step, ceil_div(n_bytes, 64)
+    return next
 
 
 cdef inline Panels cut_panels(const fc_kernels *fc, fc_index k) noexcept nogil:

@@ -31,11 +31,13 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from fastconv._kernels.blocks cimport (
-    Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, at_element, read_axis, read_images,
-    whole_lines,
+    Axis, Images, Panels, at_element, ceil_div, copy_window, cut_panels, next_rows, panel_channels, panel_start, read_axis,
+    read_images, whole_lines,
 )
 from fastconv._kernels.dispatch cimport kernels_for, kernels_for_columns
-from fastconv._kernels.kernels cimport FC_ACCUMULATE, FC_AHEAD, FC_BIAS, FC_FAR, FC_GAIN, FC_RELU, FC_SIDE, fc_index, fc_kernels
+from fastconv._kernels.kernels cimport (
+    FC_ACCUMULATE, FC_AHEAD, FC_BIAS, FC_FAR, FC_GAIN, FC_RELU, FC_SIDE, fc_index, fc_kernels, fc_next,
+)
 from fastconv._kernels.memory cimport Block, scratch
 from fastconv._kernels.team cimport share_phases
 
@@ -128,6 +130,7 @@ cdef struct Job:
     # units
     fc_index images, rows, columns    # of a whole unit
     fc_index units_n, units_v, units_u, units
+    int ahead                         # FC_AHEAD if windows lie in memory end to end, each a pixel
     bint copies                       # the source is copied, into [images][buffer_h][buffer_w][pitch]
     bint thins                        # of which a filter of one tap leaves out the pixels that it steps over
     fc_index pitch                    # from one pixel of what a unit reads to the next
@@ -145,7 +148,6 @@ cdef struct Job:
     bint pools                        # y is the 2x2 pool of the result
     const char *filters               # HWI[filter_k], the output channels of all groups
     fc_index filter_k
-    int ahead                         # FC_AHEAD if a unit's windows lie in memory end to end
     bint in_place                     # whole panels of the filters are not packed
     bint packs_own                    # a task packs its panels itself, stretch by stretch
     fc_index few_parts                # of the window, whose products with few pixels are summed apart
@@ -321,6 +323,7 @@ cdef int plan(Job *job, const fc_kernels *fc, fc_index size, fc_index k, bytes v
     plan_units(job)
     job.pitch = job.part_c = job.x.pixel
     job.copies = must_copy(job)
+    job.ahead = FC_AHEAD if job.depth == job.x.pixel and job.v.step == job.u.step == 1 and not job.copies else 0
     if job.dw != NULL:
         plan_chunks(job)
     plan_buffer(job)
@@ -504,7 +507,7 @@ cdef void multiply_visible(const Job *job, const Unit *unit, char *y, const char
             at = (image * unit.rows + r) * unit.columns
             job.fc.gemm(y, job.place + at, x, job.row + at, (last - r) * unit.columns, job.col + first * tap_row,
                         (end - first) * tap_row, b + first * tap_row * width * job.size, width, width // job.fc.vl, n, gain,
-                        bias, side, FC_FAR | job.flags)
+                        bias, side, NULL, FC_FAR | job.flags)
             r, first, end = last, next_first, next_end
 
 
@@ -521,6 +524,10 @@ cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc
     cdef const char *gain = at_element(job.gain, group * job.k + first, job.size)
     cdef const char *bias = at_element(job.bias, group * job.k + first, job.size)
     cdef const char *side
+    cdef fc_next next = next_rows(NULL, 0, 0)
+    if job.packs_own and not job.transposed and end < job.depth:  # the task's next stretch
+        next = next_rows(tap_filters(job, group, end // job.x.c) + (end % job.x.c * job.filter_k + first) * job.size,
+                         job.filter_k, width * job.size)
     if job.packs_own:
         b = own - p * width * job.size
     elif job.uses_dots:
@@ -548,7 +555,7 @@ cdef void multiply(const Job *job, const Unit *unit, char *y, fc_index group, fc
             pack_transposed(job, group, panel, p, depth, own)
             block = own
         job.fc.gemm(y, job.place, x, job.row, unit.pixels, job.col + p, depth, block, ldb, width // job.fc.vl, n, gain, bias,
-                    side, flags)
+                    side, &next, flags)
         p += depth
         if p >= end:
             break
@@ -621,7 +628,7 @@ cdef void finish_few(const void *any_few, fc_index panel, int thread) noexcept n
     if job.flags:
         job.fc.gemm(y, job.place, y, job.place, unit.pixels, job.col, 0, job.filters, 0, width // job.fc.vl, n,
                     at_element(job.gain, first, job.size), at_element(job.bias, first, job.size),
-                    at_element(job.side, first, job.size), FC_ACCUMULATE | job.flags)
+                    at_element(job.side, first, job.size), NULL, FC_ACCUMULATE | job.flags)
 
 
 cdef int correlate_few(Job *job, int num_threads) except -1:
@@ -660,7 +667,6 @@ cdef fc_index plan_packing(Job *job, fc_index pixels) noexcept nogil:
     job.uses_dots = FEW * job.k <= job.fc.vl <= job.run
     job.groups = min(panels, ceil_div(TASKS, max(job.units, 1)))
     job.stretch = job.packed_rows = job.depth
-    job.ahead = FC_AHEAD if job.depth == job.x.pixel and job.v.step == job.u.step == 1 and not job.copies else 0
     if job.transposed and taps == 1 and pixels <= DOTS_PIXELS and job.filter_k == job.x.c:
         job.uses_dots = True
         job.packed = <char *>job.filters + (job.v.tap[0] * job.filter_w + job.u.tap[0]) * job.k * job.filter_k * job.size
@@ -794,6 +800,12 @@ cdef void pack_gradient(const Job *job, const Unit *unit, fc_index first_item, f
         item += last - panel
 
 
+cdef fc_next rows_behind(const Job *job, const Images *of, const Unit *unit, fc_index first, fc_index last) noexcept nogil:
+    """Channels first .. last - 1 of the pixels behind a unit, for the next one: of dy, or of an x whose windows are pixels."""
+    cdef fc_index pixel = (unit.n0 * job.yh + unit.r0) * job.yw + unit.q0 + unit.pixels
+    return next_rows(of.data + (pixel * of.pixel + first) * job.size, of.pixel, (last - first) * job.size)
+
+
 cdef void filter_gradient_task(const void *any_job, fc_index task, int thread) noexcept nogil:
     """The units of one chunk, for one group of panels and one part of the window's elements."""
     cdef const Job *job = <const Job *>any_job
@@ -808,6 +820,7 @@ cdef void filter_gradient_task(const void *any_job, fc_index task, int thread) n
     cdef fc_index index, item, panel, channels, first, width, ldb, all_panels = job.channel_groups * job.panels.count
     cdef fc_index first_item = group * all_panels // job.groups, last_item = (group + 1) * all_panels // job.groups
     cdef Unit unit
+    cdef fc_next next
     for index in range(first_unit, last_unit):
         unit = open_unit(job, index, first_c, buffer)
         if job.packs_gradient:
@@ -822,9 +835,16 @@ cdef void filter_gradient_task(const void *any_job, fc_index task, int thread) n
                     b, ldb = packed + (packed_place(job, item) - packed_place(job, first_item)) * job.size, width
                 else:
                     b, ldb = gradient_rows(job, &unit, channels * job.k + first), job.dy.pixel
+                next = next_rows(NULL, 0, 0)
+                if index + 1 == last_unit:
+                    pass
+                elif p == 0 and job.dy.where == NULL:
+                    next = rows_behind(job, &job.dy, &unit, channels * job.k + first, channels * job.k + first + width)
+                elif p > 0 and item == last_item - 1 and job.ahead:
+                    next = rows_behind(job, &job.x, &unit, p0 if p == 1 else q, min(q + GRADIENT_ROWS, p1))
                 job.fc.gemm(dw + (channels * job.k + first) * job.size, job.dw_row + q, unit.x + channels * job.x.c * job.size,
                             job.col + q, min(GRADIENT_ROWS, p1 - q), job.row, unit.pixels, b, ldb, width // job.fc.vl,
-                            panel_channels(&job.panels, first, first + width), NULL, NULL, NULL,
+                            panel_channels(&job.panels, first, first + width), NULL, NULL, NULL, &next,
                             FC_ACCUMULATE if index > first_unit else FC_FAR)
 
 

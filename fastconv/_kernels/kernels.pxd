@@ -12,7 +12,6 @@ cdef extern from "fastconv.h" nogil:
         FC_RELU
         FC_FAR
         FC_AHEAD
-        FC_NEXT
 
     enum:
         FC_INNER
@@ -30,6 +29,9 @@ cdef extern from "fastconv.h" nogil:
         const fc_index *w_row
         const fc_index *w_column
 
+    ctypedef struct fc_next:
+        const void *rows
+        fc_index step, lines
     ctypedef struct fc_kernels:
         const char *isa
         fc_index itemsize
@@ -37,7 +39,7 @@ cdef extern from "fastconv.h" nogil:
         fc_index max_vectors
         void (*gemm)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
                      fc_index k, const void *b, fc_index ldb, fc_index vectors, fc_index n, const void *gain, const void *bias,
-                     const void *side, int flags) noexcept nogil
+                     const void *side, const fc_next *next, int flags) noexcept nogil
         void (*dots)(void *y, const fc_index *yrow, const void *x, const fc_index *row, fc_index m, const fc_index *col,
                      fc_index k, fc_index run, const void *b, fc_index n, const void *gain, const void *bias,
                      const void *side, int flags) noexcept nogil

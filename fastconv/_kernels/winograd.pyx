@@ -36,13 +36,13 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastconv._kernels.blocks cimport (
-    Axis, Images, Panels, ceil_div, copy_window, cut_panels, panel_channels, panel_start, at_element, read_axis, read_images,
-    whole_lines, window_pixels,
+    Axis, Images, Panels, at_element, ceil_div, copy_window, cut_panels, next_rows, panel_channels, panel_start, read_axis,
+    read_images, whole_lines, window_pixels,
 )
 from fastconv._kernels.dispatch cimport kernels_for
 from fastconv._kernels.kernels cimport (
-    FC_ACCUMULATE, FC_BIAS, FC_BOTH, FC_FAR, FC_GAIN, FC_INNER, FC_NEXT, FC_OUTER, FC_RELU, FC_SIDE, fc_half, fc_index,
-    fc_kernels, fc_prefetch,
+    FC_ACCUMULATE, FC_BIAS, FC_BOTH, FC_FAR, FC_GAIN, FC_INNER, FC_OUTER, FC_RELU, FC_SIDE, fc_half, fc_index,
+    fc_kernels, fc_next, fc_prefetch,
 )
 from fastconv._kernels.memory cimport Block, scratch
 from fastconv._kernels.team cimport share_phases
@@ -163,7 +163,7 @@ cdef struct Job:
     fc_index together, filter_rows    # panels whose filters are read together, channels that are transformed as one task
     fc_index abreast, s_width         # panels whose S is computed together, their row of it
     fc_index bundles                  # of so many panels
-    int next                          # FC_NEXT if U comes from memory
+    bint far_u                        # U comes from memory
     bint own_u                        # block after block: tasks share V, and each transforms its own panels' filters
     const Tiles *sharing              # the tiles of the block at hand
     char *shared_v                    # and their V
@@ -543,6 +543,8 @@ cdef void multiply(const Job *job, const Tiles *tiles, char *s, const char *v, c
     cdef fc_index plane_s = plane_size(job, job.block, job.s_width), start = panel_start(&job.panels, panel0)
     cdef fc_index p, first, count, panel, at, width, c, end
     cdef bint down, right
+    cdef const char *b
+    cdef fc_next next = next_rows(NULL, 0, 0)
     for p in range(job.points):
         first = first_with(job, tiles, p)
         count = last_with(job, tiles, p) - first
@@ -558,10 +560,12 @@ cdef void multiply(const Job *job, const Tiles *tiles, char *s, const char *v, c
                     if c == end:
                         break
                 end = min(end, (c // CHANNEL_RUN + 1) * CHANNEL_RUN)  # where correlate_own cuts
+                b = u + (p * job.plane_u + at * job.c + (c - first_c) * width) * job.size
+                if job.far_u:  # what lies behind it is the next product's
+                    next = next_rows(b + (end - c) * width * job.size, width, width * job.size)
                 job.fc.gemm(s + (p * plane_s + first * job.s_width + at) * job.size, job.place,
                             v + (p * job.plane_v + first * job.row_v) * job.size, job.row, count, job.count + c, end - c,
-                            u + (p * job.plane_u + at * job.c + (c - first_c) * width) * job.size, width, width // job.fc.vl,
-                            width, NULL, NULL, NULL, job.next | (FC_ACCUMULATE if c > 0 else 0))
+                            b, width, width // job.fc.vl, width, NULL, NULL, NULL, &next, FC_ACCUMULATE if c > 0 else 0)
                 c = end
 
 
@@ -631,7 +635,7 @@ cdef int run_correlate(Job *job, int num_threads) except -1:
     fill_tables(job)
     job.plane_u = plane_size(job, CHANNEL_RUN, job.width) if job.own_u else plane_size(job, job.c, job.s_width)
     u_bytes = whole_lines((1 if job.own_u else job.bundles) * job.points * job.plane_u * job.size)
-    job.next = FC_NEXT if not job.own_u and u_bytes > FAR_U_BYTES else 0
+    job.far_u = not job.own_u and u_bytes > FAR_U_BYTES
     job.v_bytes = whole_lines(job.block * job.row_v * job.size)
     job.s_bytes = whole_lines(job.points * plane_size(job, job.block, job.s_width) * job.size)
     filters = job.together * read_size(job, min(job.c, CHANNEL_RUN if job.own_u else job.filter_rows))
@@ -738,7 +742,7 @@ cdef void add_products(const Job *job, const Part *part, const Tiles *tiles, cha
             job.fc.gemm(s + (p * plane_s + at) * job.size, job.dw_row,
                         v + (p * job.plane_v + t * job.row_v) * job.size, job.count, part.c, job.row, count,
                         w + (p * plane_w + t * job.group_k + at) * job.size, job.group_k,
-                        width // job.fc.vl, width, NULL, NULL, NULL, flags)
+                        width // job.fc.vl, width, NULL, NULL, NULL, NULL, flags)
 
 
 cdef void gradient_task(const void *any_job, fc_index task, int thread) noexcept nogil:

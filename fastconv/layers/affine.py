@@ -48,13 +48,13 @@ class Affine(Layer):
         if not training:
             return y, None
 
-        def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
+        def backward(dy: np.ndarray, input_gradient: bool = True, **sums: np.ndarray) -> np.ndarray | None:
             if self.activation is not None:
                 dy = ACTIVATIONS[self.activation][1](y, dy)
             self.accumulate("kernel", lambda out: self._kernel_gradient(x, dy, out))
             if self.use_bias:
                 self.accumulate("bias", lambda out: nn.bias_add_grad(dy, out=out))
-            return self._input_gradient(x, dy) if input_gradient else None
+            return self._input_gradient(x, dy, **sums) if input_gradient else None
 
         return y, backward
 

@@ -112,10 +112,9 @@ class Concatenate(Container):
 
         def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
             dx = None
-            for branch_backward, part in zip(backwards, nn.split(dy, sizes), strict=True):
-                branch_dx = branch_backward(part, input_gradient=input_gradient)
-                if input_gradient:
-                    dx = branch_dx if dx is None else nn.add(dx, branch_dx)
+            parts = nn.split(dy, sizes)
+            for layer, branch_backward, part in zip(self.layers, backwards, parts, strict=True):
+                dx = chains.sum_gradients(layer, branch_backward, part, input_gradient, dx)
             return dx
 
         return y, backward
@@ -160,9 +159,8 @@ class Residual(Container):
         past, backward_past = self.past(x)
 
         def backward(dy: np.ndarray, input_gradient: bool = True) -> np.ndarray | None:
-            dx = backward_branch(dy, input_gradient=input_gradient)
             past_dx = backward_past(dy, input_gradient=input_gradient)
-            return nn.add(dx, past_dx) if input_gradient else None
+            return chains.sum_gradients(self.layers[0], backward_branch, dy, input_gradient, past_dx)
 
         return nn.add(y, past), backward
 
@@ -273,7 +271,7 @@ class Sequential(Container):
                 x, step_backward = step(x, training)
                 backwards.append(step_backward)
 
-        def backward(dy: Any, input_gradient: bool = True) -> np.ndarray | None:
+        def backward(dy: Any, input_gradient: bool = True, **sums: np.ndarray) -> np.ndarray | None:
             if self.rng is not None:
                 dy = self._cast("dy", dy)
             # Without dx, nothing before the first step with parameters has anything to compute.
@@ -281,7 +279,8 @@ class Sequential(Container):
             first = 0 if input_gradient else next(parameters, len(steps))
             with self._memory():
                 for i in reversed(range(first, len(steps))):
-                    dy = backwards[i](dy, input_gradient=input_gradient or i > first)
+                    more = {} if i else sums
+                    dy = backwards[i](dy, input_gradient=input_gradient or i > first, **more)
             return dy if input_gradient else None
 
         return x, backward

@@ -108,9 +108,11 @@ class Conv2D(_Convolving):
         shape = self.weights["kernel"].shape
         return nn.conv2d_backprop_filter(x, shape, dy, *self.window, groups=self.groups, out=out)
 
-    def _input_gradient(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        kernel = self.weights["kernel"]
-        return nn.conv2d_backprop_input(x.shape, kernel, dy, *self.window, groups=self.groups)
+    def _input_gradient(
+        self, x: np.ndarray, dy: np.ndarray, side_input: np.ndarray | None = None
+    ) -> np.ndarray:
+        kernel, how = self.weights["kernel"], {"groups": self.groups, "side_input": side_input}
+        return nn.conv2d_backprop_input(x.shape, kernel, dy, *self.window, **how)
 
 
 class DepthwiseConv2D(_Convolving):
