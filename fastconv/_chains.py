@@ -95,9 +95,10 @@ def sum_gradients(
     input_gradient: bool,
     others: np.ndarray | None,
 ) -> np.ndarray | None:
-    """The gradient of the input that a layer shares, added to that of the others (None: it is the first).
+    """The gradient of the input that a layer shares with others, added to theirs (None: it is the first).
 
-    A convolution adds them to each result before it is written.
+    A convolution adds them to each number before it is written: a third less passes through memory. Its
+    backward, and that of what begins with one, takes them as side_input.
     """
     if not input_gradient or others is None:
         return backward(dy, input_gradient=input_gradient)

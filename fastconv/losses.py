@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastconv import _arguments as arguments
 from fastconv import nn
 
 # Rows of probabilities in float32 sum to 1 within about K * 2**-24; labels of a wrong kind miss by far more.
@@ -19,7 +20,7 @@ def softmax_cross_entropy(labels: Any, logits: np.ndarray) -> tuple[float, np.nd
     logits: [N, K], N >= 1. The gradient has their shape and dtype: (softmax(logits) - labels) / N.
     ValueError or TypeError if the labels do not fit the logits.
     """
-    logits = np.asarray(logits)
+    logits = arguments.as_array("logits", logits)
     if logits.ndim != 2 or 0 in logits.shape:
         raise ValueError(f"logits must be [N, K] with N and K at least 1, not shape {logits.shape}")
     examples, classes = logits.shape
@@ -33,7 +34,7 @@ def softmax_cross_entropy(labels: Any, logits: np.ndarray) -> tuple[float, np.nd
 
 def check_labels(labels: Any, examples: int, classes: int, argument: str = "y") -> np.ndarray:
     """The labels as an array, [N] integers or [N, K] rows; an error if they do not fit the sizes."""
-    labels = np.asarray(labels)
+    labels = arguments.as_array(argument, labels)
     if labels.dtype.kind not in "biuf":
         raise TypeError(f"{argument} must hold numbers, not dtype {labels.dtype}")
     if labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (classes,)):

@@ -196,6 +196,19 @@ class Classifier:
         return self.net.count_params()
 
     def _step(self, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+        """Train on one batch. A step that ends before it has its gradients leaves the model as it was."""
+        statistics, drawn = self.net.statistics.copy(), self.rng.bit_generator.state
+        try:
+            cost, logits = self._find_gradients(x, y)
+        except BaseException:  # interrupts, too
+            self.net.statistics[...] = statistics
+            self.rng.bit_generator.state = drawn
+            raise
+        self.optimizer.step(self.net.parameters, self.net.gradients)
+        return cost, _correct(y, logits) / len(x)
+
+    def _find_gradients(self, x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+        """The net's gradients of one batch's cost; returns that and the logits."""
         logits, backward = self.net(self._images(x), training=True)
         cost, dlogits = losses.softmax_cross_entropy(y, logits)
         for side in self.auxiliaries:
@@ -204,8 +217,7 @@ class Classifier:
             side.dlogits = gradient * gradient.dtype.type(side.weight)
         self.net.forget_gradients()
         backward(dlogits, input_gradient=False)
-        self.optimizer.step(self.net.parameters, self.net.gradients)
-        return cost, _correct(y, logits) / len(x)
+        return cost, logits
 
     def _fit_arguments(
         self,
@@ -296,7 +308,7 @@ class Classifier:
         return x.reshape(len(x), *self.net.input_shape)
 
     def _inputs(self, x: Any, argument: str = "x") -> np.ndarray:
-        x = np.asarray(x)
+        x = arguments.as_array(argument, x)
         shape = self.net.input_shape
         if x.dtype.kind not in "biuf":
             raise TypeError(f"{argument} must hold numbers, not dtype {x.dtype}")

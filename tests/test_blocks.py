@@ -440,3 +440,43 @@ def test_an_auxiliary_classifier_stands_only_once():
     net = Sequential([side, ReLU(), side, Flatten(), Dense(2)], input_shape=(2, 2, 1))
     with pytest.raises(ValueError, match="net must hold an auxiliary classifier only once, not 'side' twice"):
         Classifier(net, SGD(), "twice")
+
+
+# ---- steps that fail ----
+
+
+class Failing(ReLU):
+    """A layer that gives up, when it is told, on the way there or back."""
+
+    fails: str | None = None
+
+    def __call__(self, x, training=False):
+        if self.fails == "forward":
+            raise RuntimeError("forward")
+        y, backward = super().__call__(x, training)
+        return y, self._failing if self.fails == "backward" else backward
+
+    def _failing(self, dy, input_gradient=True):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("where", "error"), [("forward", RuntimeError), ("backward", KeyboardInterrupt)])
+def test_a_step_that_fails_leaves_the_model_as_it_was(where, error):
+    def classifier():
+        layers = [BatchNormalization(0.5), Failing(name="failing"), Flatten(), Dropout(0.3), Dense(3)]
+        if where == "forward":  # behind all that a step changes
+            layers = [layers[0], *layers[2:4], layers[1], layers[4]]
+        return Classifier(Sequential(layers, (4, 4, 2)), Adam(0.01), "small")
+
+    x, y = images(6, 4, 4, 2), np.arange(6) % 3
+    whole, failed = classifier(), classifier()
+    whole.train(x, y)
+    failed.train(x, y)
+    failing = failed.net.get_layer("failing")
+    failing.fails = where
+    with pytest.raises(error):
+        failed.train(x + 1, y)
+    failing.fails = None
+    np.testing.assert_array_equal(failed.net.statistics, whole.net.statistics)
+    assert failed.train(x, y) == whole.train(x, y)
+    np.testing.assert_array_equal(failed.net.parameters, whole.net.parameters)

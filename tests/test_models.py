@@ -496,6 +496,8 @@ ERRORS = [
     (lambda m: m.predict(X[0]), ValueError, r"x must be .* not shape \(6, 6, 1\)"),
     (lambda m: m.predict(3.0), ValueError, r"x must be .* not shape \(\)"),
     (lambda m: m.predict([["a"] * 36]), TypeError, "x must hold numbers, not dtype <U1"),
+    (lambda m: m.predict([[1, 2], [3]]), ValueError, r"x is no array: \[\[1, 2\], \[3\]\]"),
+    (lambda m: m.train(X, [[1], [2, 3]]), ValueError, r"y is no array: \[\[1\], \[2, 3\]\]"),
     (lambda m: m.predict(X + 1j), TypeError, "x must hold numbers, not dtype complex64"),
     (lambda m: m.train(X, Y[:3]), ValueError, "y must have one label an example, not 3 for 4 examples"),
     (lambda m: m.train(X, Y + 1), ValueError, r"y must lie in 0\.\.2, not 3"),

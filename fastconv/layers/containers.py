@@ -279,7 +279,7 @@ class Sequential(Container):
             first = 0 if input_gradient else next(parameters, len(steps))
             with self._memory():
                 for i in reversed(range(first, len(steps))):
-                    more = {} if i else sums
+                    more = {} if i else sums  # side_input, from chains.sum_gradients
                     dy = backwards[i](dy, input_gradient=input_gradient or i > first, **more)
             return dy if input_gradient else None
 
